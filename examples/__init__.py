@@ -1,0 +1,1 @@
+"""Networks and scripts that show nmcompile at work; nothing in the package depends on them."""

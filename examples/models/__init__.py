@@ -1,0 +1,1 @@
+"""Published image-restoration networks, re-implemented as plain modules to compile."""

@@ -1,0 +1,1 @@
+"""Targets: what a Program is lowered to, one file each."""

@@ -1,0 +1,165 @@
+"""A Program -> model.onnx of standard operators, and how long ONNX Runtime takes for each layer."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.export import Dim
+
+from nmcompile.context import ConvSpec
+from nmcompile.errors import NmcompileError
+from nmcompile.pattern import Pattern
+from nmcompile.plan import Layer
+from nmcompile.program import Program
+from nmcompile.runtime import native
+from nmcompile.runtime.executor import OrtExecutor
+
+_OPSET = 20
+_TRACE = 40
+_SECONDS = 0.05
+_LEAST_RUNS = 5
+
+
+class OnnxTarget:
+    """ONNX Runtime on the CPU: portable, dense kernels; zeros in the weights change no time."""
+
+    executor = "onnxruntime"
+    note = "dense kernel: no speed-up from zeros"
+
+    def __init__(self, name: str = "onnx", threads: int | None = None) -> None:
+        """Args: name: as the user wrote it; threads: None for all cores."""
+        self.name = name
+        self.threads = threads
+
+    def kernel(self, layer: Layer, pattern: Pattern) -> str:
+        """ONNX Runtime has one kernel per operator, whatever the zeros."""
+        return f"onnxruntime.{layer.op}.dense"
+
+    def key(self) -> tuple[str, ...]:
+        """Machine, version and threads."""
+        return (
+            native.cpu_name(), platform.machine(), onnxruntime.__version__, str(self.threads),
+        )  # fmt: skip
+
+    def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
+        """Median time of the layer alone, bias included."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "layer.onnx"
+            onnx.save(_single(spec), path)
+            executor = OrtExecutor(path, self.threads)
+        x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
+        executor({"x": x})
+        times: list[float] = []
+        while len(times) < _LEAST_RUNS or sum(times) < _SECONDS:
+            started = time.perf_counter()
+            executor({"x": x})
+            times.append(time.perf_counter() - started)
+        return 1e3 * statistics.median(times)
+
+    def default_patterns(self) -> tuple[Pattern, ...]:
+        """Element-wise in steps of an eighth; M = 16 also fits grouped 16-channel layers."""
+        return tuple(Pattern(1, n, 16) for n in range(2, 16, 2))
+
+
+def export_onnx(program: Program, path: Path) -> None:
+    """Writes the network as ONNX with free batch, height and width; weights keep their zeros.
+
+    Raises:
+        NmcompileError: an operation has no ONNX form.
+    """
+    interface = program.interface
+    step = interface.multiple
+    side = -(-max(_TRACE, interface.minimum) // step) * step
+    size = interface.fixed_size or (side, side + step)
+    arguments = interface.arguments(torch.rand(2, interface.channels, *size))
+    names = [interface.input_name, *(extra.name for extra in interface.extra_inputs)]
+    axes: dict[object, object] = {0: Dim.AUTO}
+    if not interface.fixed_size:
+        axes |= {2: Dim.AUTO, 3: Dim.AUTO}
+    marks = {0: 0, "H": 2, "W": 3}
+    extra_axes = [
+        {axis: Dim.AUTO for axis, item in enumerate(extra.shape) if marks.get(item) in axes}
+        for extra in interface.extra_inputs
+    ]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _export(program, arguments, (axes, *extra_axes), names, path)
+    except torch.onnx.errors.OnnxExporterError as error:
+        first = (str(error).strip().splitlines() or ["unknown"])[0]
+        raise NmcompileError(f"torch.onnx cannot write this network: {first}") from error
+
+
+def _export(program: Program, arguments: object, axes: object, names: list[str], path: Path) -> None:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        exported = torch.export.export(
+            program.module, arguments, dynamic_shapes=axes, strict=False  # type: ignore[arg-type]
+        )
+        _write(exported, names, path)
+    finally:
+        logger.setLevel(level)
+    onnx.checker.check_model(str(path))
+
+
+def _write(exported: torch.export.ExportedProgram, names: list[str], path: Path) -> None:
+    """onnxscript's optimiser fails on splits of unknown size: such a network is written plainly."""
+    for optimize in (True, False):
+        try:
+            torch.onnx.export(
+                exported, (), path, input_names=names, output_names=["output"], dynamo=True,
+                external_data=False, opset_version=_OPSET, verbose=False, optimize=optimize,
+            )  # fmt: skip
+            return
+        except onnx_ir.passes.PassError:
+            if not optimize:
+                raise
+
+
+def _single(spec: ConvSpec) -> onnx.ModelProto:
+    """A model of that one call, weights drawn at random."""
+    rng = np.random.default_rng(0)
+    outputs, inputs, height, width = spec.shape
+    shapes = {
+        "conv2d": spec.shape,
+        "conv_transpose2d": (inputs * spec.groups, outputs // spec.groups, height, width),
+        "linear": (inputs, outputs),
+    }
+    weight = (rng.standard_normal(shapes[spec.op]) * 0.1).astype(np.float32)
+    left, right, top, bottom = spec.padding
+    common = {
+        "strides": spec.stride,
+        "dilations": spec.dilation,
+        "group": spec.groups,
+        "pads": [top, left, bottom, right],
+    }
+    if spec.op == "linear":
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    elif spec.op == "conv2d":
+        node = helper.make_node("Conv", ["x", "w", "b"], ["y"], **common)
+    else:
+        common["output_padding"] = spec.output_padding
+        node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **common)
+    values = {"w": weight, "b": np.zeros(outputs, np.float32)}
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, spec.input_shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in values.items() if k in node.input],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)

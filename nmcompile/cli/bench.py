@@ -1,0 +1,94 @@
+"""`nmcompile bench ENGINE` -> a table, or JSON, of the engine's speed against other runtimes.
+
+With `--json`, one document: `ours` (`ms`, `min`, `max`), `peers` (name -> `ms`, `min`, `max`,
+`ratio`, `ratio_low`, `ratio_high`, `version`, `precision`), `size`, `threads`, `rounds`, `cpu`,
+`note`. A ratio is peer time / our time, the median over the rounds: above 1 the engine is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+from nmcompile.errors import NmcompileError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `nmcompile bench`."""
+    parser.add_argument("engine", metavar="ENGINE", help="the engine's folder")
+    parser.add_argument(
+        "--against",
+        metavar="NAMES",
+        help="peers to run the dense original: onnxruntime, openvino, torch, joined by commas "
+        "(default: onnxruntime, and openvino if installed)",
+    )
+    parser.add_argument("--size", metavar="HxW", help="input size (default: about 180x320)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: every core")
+    parser.add_argument(
+        "--runs", type=int, metavar="N", help="rounds, at least 5 (default: two seconds of them)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Times the engine and prints what was found."""
+    size = None if args.size is None else _size(args.size)
+    against = None if args.against is None else _names(args.against)
+
+    from nmcompile.bench import FEWEST_ROUNDS, bench
+
+    if args.runs is not None and args.runs < FEWEST_ROUNDS:
+        raise NmcompileError(f"--runs {args.runs} tells too little; give {FEWEST_ROUNDS} or more")
+    found = bench(args.engine, against, size, args.threads, args.runs)
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _show(found)
+    return 0
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    height, width = found["size"]
+    table = Table(
+        title=f"{height}x{width}, {found['threads']} threads, {found['rounds']} rounds; "
+        "the others run the dense original"
+    )
+    table.add_column("runtime")
+    for heading in ("ms", "min .. max", "time / ours", "quartiles"):
+        table.add_column(heading, justify="right")
+    table.add_row("this engine", *_times(found["ours"]), "1", "")
+    for name, peer in found["peers"].items():
+        table.add_row(
+            f"{name} {peer['version']} ({peer['precision']})",
+            *_times(peer),
+            f"{peer['ratio']:.3f}",
+            f"{peer['ratio_low']:.3f} .. {peer['ratio_high']:.3f}",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(found["cpu"], markup=False)
+    if found["note"]:
+        console.print(f"note: {found['note']}", markup=False, soft_wrap=True)
+
+
+def _times(row: dict[str, float]) -> tuple[str, str]:
+    return f"{row['ms']:.2f}", f"{row['min']:.2f} .. {row['max']:.2f}"
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise NmcompileError("--against names no peer; for example --against onnxruntime,openvino")
+    return names
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text.strip())
+    if not found:
+        raise NmcompileError(f"--size {text}: expected HxW, for example --size 180x320")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,134 @@
+"""Image folders -> samples: a name, the network's input, and the clean image it is judged by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nmcompile.errors import NmcompileError
+from nmcompile.images import list_images, read_image
+from nmcompile.resize import imresize
+from nmcompile.tasks import Bytes, Floats, Task, as_channels, luma
+
+_FALLBACK = ("astronaut", "chelsea", "rocket", "motorcycle_left", "coffee", "camera")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image pair.
+
+    Attributes:
+        name: file name without its ending.
+        degraded: H x W x C in 0..1, C = the network's channels.
+        clean: sH x sW x C', uint8; C' = 3 where a one-channel network is judged on luma.
+    """
+
+    name: str
+    degraded: Floats
+    clean: Bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where samples come from: a folder of clean images, or one of pairs.
+
+    Attributes:
+        clean: paths of the clean images.
+        degraded: paths of the degraded ones, same order; empty if they are made by the task.
+    """
+
+    clean: tuple[Path, ...]
+    degraded: tuple[Path, ...] = ()
+
+    @classmethod
+    def folder(cls, path: Path) -> Source:
+        """All images of a folder; the task degrades them."""
+        return cls(tuple(list_images(path)))
+
+    @classmethod
+    def pairs(cls, degraded: Path, clean: Path) -> Source:
+        """Two folders whose images pair by name (`bird.png` with `bird.png` or `birdx4.png`)."""
+        low = {_stem(p): p for p in list_images(degraded)}
+        high = {_stem(p): p for p in list_images(clean)}
+        if set(low) != set(high):
+            odd = sorted(set(low) ^ set(high))[0]
+            where, other = (degraded, clean) if odd in low else (clean, degraded)
+            raise NmcompileError(
+                f"{where} has an image {odd!r} that {other} lacks; pairs need equal names"
+            )
+        names = sorted(high)
+        return cls(tuple(high[n] for n in names), tuple(low[n] for n in names))
+
+    @classmethod
+    def fallback(cls) -> Source:
+        """The natural photographs inside scikit-image, for when the user gives none."""
+        import skimage
+
+        folder = Path(skimage.__file__).parent / "data"
+        found = [p for name in _FALLBACK for p in sorted(folder.glob(f"{name}.*"))]
+        if not found:
+            raise NmcompileError("scikit-image here ships no images; give some with --data DIR")
+        return cls(tuple(found))
+
+    def samples(self, task: Task, channels: int, scale: int) -> Iterator[Sample]:
+        """Yields the samples for a network of that many channels and that scale."""
+        for index, path in enumerate(self.clean):
+            clean = read_image(path)
+            if clean.dtype != np.uint8:
+                raise NmcompileError(f"{path} has 16 bits; quality is judged on 8-bit images")
+            if self.degraded:
+                low = _given(self.degraded[index], task, channels, scale)
+            else:
+                clean, low = _made(clean, task, index, channels, scale)
+            yield _sample(path, clean, low, task, channels, scale)
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"[_-]?(x\d|LR|HR|SRF_\d)$", "", path.stem, flags=re.IGNORECASE)
+
+
+def _made(
+    clean: Bytes, task: Task, index: int, channels: int, scale: int
+) -> tuple[Bytes, Floats]:
+    colour = as_channels(clean, 3 if task.on_luma else channels)
+    height, width = (n - n % task.scale for n in colour.shape[:2])
+    colour = colour[:height, :width]
+    return colour, _network_input(task.degrade(colour, index), task, channels, scale)
+
+
+def _given(path: Path, task: Task, channels: int, scale: int) -> Floats:
+    image = read_image(path)
+    largest = 255 if image.dtype == np.uint8 else 65535
+    wanted = 3 if task.on_luma else channels
+    colour = (
+        as_channels(image, wanted)
+        if image.dtype == np.uint8
+        else np.broadcast_to(image[..., :wanted], (*image.shape[:2], wanted))
+    )
+    return _network_input((colour / np.float32(largest)).astype(np.float32), task, channels, scale)
+
+
+def _network_input(low: Floats, task: Task, channels: int, scale: int) -> Floats:
+    """One-channel super-resolution sees luma; a network that keeps the size, an enlarged image."""
+    if task.on_luma and channels == 1:
+        low = (luma(low * 255)[..., None] / 255).astype(np.float32)
+    if scale == 1 and task.scale > 1:
+        return imresize(low, task.scale, round_result=False).astype(np.float32)
+    return low
+
+
+def _sample(
+    path: Path, clean: Bytes, low: Floats, task: Task, channels: int, scale: int
+) -> Sample:
+    clean = as_channels(clean, 3 if task.on_luma else channels)
+    height, width = low.shape[0] * scale, low.shape[1] * scale
+    if clean.shape[0] < height or clean.shape[1] < width:
+        raise NmcompileError(
+            f"{path} is {clean.shape[0]}x{clean.shape[1]}; its degraded image and the network's "
+            f"scale {scale} need at least {height}x{width}: is --task {task} right?"
+        )
+    return Sample(path.stem, low, clean[:height, :width])

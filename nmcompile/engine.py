@@ -1,0 +1,184 @@
+"""An engine folder: manifest.json and its parts, written whole or not at all, checked when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nmcompile.errors import NmcompileError
+
+ENGINE_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ExtraInput:
+    """A second input of the network, such as a noise level.
+
+    Attributes:
+        name: its name in the graph.
+        shape: its shape; 0 stands for the batch, "H" and "W" for the image's size.
+        value: what fills it unless the caller says otherwise, in the network's own range.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    value: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a runtime must know to run the engine on an image.
+
+    Attributes:
+        target: the backend it was compiled for.
+        executor: what runs it (`onnxruntime`).
+        task: the restoration task, as given or found (`sr:4`, `denoise:25`, ...).
+        input_name: name of the image input.
+        channels: image channels in and out (1 or 3).
+        scale: output size / input size.
+        value_range: largest value of the network's range (1.0 or 255.0).
+        multiple: height and width must be multiples of this (images are padded to it).
+        minimum: smallest height and width.
+        fixed_size: (H, W) if the network takes only one size, else None.
+        halo: how far, in input pixels, an output pixel looks; None if it sees the whole image.
+        halo_reason: the operation that sees the whole image, if any.
+        bytes_per_pixel: memory the engine needs per input pixel (estimate, fp32 activations).
+        extra_inputs: further inputs, in the network's order.
+        parts: file name -> SHA-256 and size in bytes.
+    """
+
+    target: str
+    executor: str
+    task: str
+    input_name: str
+    channels: int
+    scale: int
+    value_range: float
+    multiple: int
+    minimum: int
+    fixed_size: tuple[int, int] | None
+    halo: int | None
+    halo_reason: str
+    bytes_per_pixel: int
+    extra_inputs: tuple[ExtraInput, ...] = ()
+    created_by: str = ""
+    parts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    version: int = ENGINE_VERSION
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Gives a temporary folder that becomes `target` if the body succeeds, and vanishes if not.
+
+    An engine that stands at `target` is replaced; anything else that stands there is an error.
+    """
+    target = Path(target)
+    check_writable(target)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=folder.parent))
+            os.replace(target, old / "engine")
+            os.replace(folder, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def check_writable(target: Path) -> None:
+    """Raises NmcompileError if an engine cannot be written at `target`."""
+    parent = Path(target).absolute().parent
+    if not parent.is_dir():
+        raise NmcompileError(f"{target}: the folder {parent} does not exist; make it first")
+    if not os.access(parent, os.W_OK):
+        raise NmcompileError(f"{target}: the folder {parent} is not writable; choose another -o")
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise NmcompileError(
+            f"{target} exists and is not an engine; choose another -o or remove it yourself"
+        )
+
+
+def seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Hashes every part in `folder` and writes the manifest beside them."""
+    parts = {
+        str(path.relative_to(folder)): {"sha256": _digest(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    sealed = dataclasses.replace(manifest, parts=parts)
+    (folder / MANIFEST).write_text(json.dumps(dataclasses.asdict(sealed), indent=1) + "\n")
+    return sealed
+
+
+def read_manifest(folder: Path, check_parts: bool = True) -> Manifest:
+    """Reads an engine's manifest and checks every part's hash.
+
+    Raises:
+        NmcompileError: not an engine, a newer version, a part missing or altered.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise NmcompileError(f"{folder} is not an engine: it has no {MANIFEST}")
+    try:
+        data = json.loads(path.read_text())
+        version = data["version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise NmcompileError(f"{path} is damaged ({error}); compile the engine again") from None
+    if version != ENGINE_VERSION:
+        raise NmcompileError(
+            f"{folder} is an engine of version {version}, this nmcompile reads version "
+            f"{ENGINE_VERSION}; compile it again or use the nmcompile that made it "
+            f"({data.get('created_by') or 'unknown'})"
+        )
+    manifest = _manifest(data, path)
+    if check_parts:
+        for name, part in manifest.parts.items():
+            _check_part(folder, name, part)
+    return manifest
+
+
+def _manifest(data: dict[str, Any], path: Path) -> Manifest:
+    try:
+        extras = tuple(
+            ExtraInput(item["name"], tuple(item["shape"]), float(item["value"]))
+            for item in data.get("extra_inputs", ())
+        )
+        fixed = data["fixed_size"]
+        size = (int(fixed[0]), int(fixed[1])) if fixed else None
+        return Manifest(**{**data, "extra_inputs": extras, "fixed_size": size})
+    except (TypeError, KeyError, ValueError) as error:
+        raise NmcompileError(f"{path} is damaged ({error}); compile the engine again") from None
+
+
+def _check_part(folder: Path, name: str, part: dict[str, Any]) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise NmcompileError(f"{folder}: part {name!r} lies outside the engine; do not use it")
+    if not path.is_file():
+        raise NmcompileError(f"{folder}: part {name} is missing; compile the engine again")
+    if path.stat().st_size != part["bytes"] or _digest(path) != part["sha256"]:
+        raise NmcompileError(
+            f"{folder}: part {name} is not what was written (SHA-256 differs); "
+            "copy the engine again or compile it again"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,227 @@
+"""A model file (and an architecture) -> an eager module or an ExportedProgram, opened safely."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from nmcompile.errors import NmcompileError
+
+Model = nn.Module | ExportedProgram
+_WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net", "generator")
+_NEEDS_ARCH = (
+    "it needs its architecture: --arch package.module:factory[?key=value,...], a function or class "
+    "that returns the nn.Module; or save the whole network with "
+    "torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
+)
+
+
+def load_model(path: Path, arch: str | None = None, trust_pickle: bool = False) -> Model:
+    """Opens `.pt2` archives, state dicts (`.pt`, `.pth`, `.safetensors`) and trusted pickles.
+
+    Raises:
+        NmcompileError: unreadable, foreign or truncated file; missing or unfitting arch; a
+            pickled module without `trust_pickle`; weights that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NmcompileError(f"{path}: no such file; expected a .pt2, .pt, .pth or .safetensors")
+    kind = _kind(path)
+    if kind == "pt2":
+        model: Model = _load_archive(path)
+    elif kind == "safetensors":
+        model = _build(_load_safetensors(path), arch, path)
+    else:
+        content = _load_torch(path, trust_pickle)
+        model = content if isinstance(content, nn.Module) else _build(content, arch, path)
+    _check_finite(model, path)
+    return model.eval() if isinstance(model, nn.Module) else model
+
+
+def _kind(path: Path) -> str:
+    head = path.open("rb").read(16)
+    if len(head) == 0:
+        raise NmcompileError(f"{path}: the file is empty")
+    if zipfile.is_zipfile(path):
+        names = {name.split("/", 1)[-1] for name in zipfile.ZipFile(path).namelist()}
+        if "archive_format" in names or any(name.startswith("models/") for name in names):
+            return "pt2"
+        if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+            raise NmcompileError(
+                f"{path} is TorchScript, which nmcompile does not read; save the original module "
+                "with torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
+            )
+        if "data.pkl" in names:
+            return "torch"
+        raise NmcompileError(f"{path} is a zip archive, but not one that PyTorch wrote")
+    if head[:4] == b"PK\x03\x04":
+        raise NmcompileError(f"{path} is truncated (a zip archive without its end); copy it again")
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    if head[:1] == b"\x80":
+        return "torch"
+    found = "an ONNX file" if path.suffix == ".onnx" else "not a file that PyTorch wrote"
+    raise NmcompileError(f"{path} is {found}; expected .pt2, a state dict or .safetensors")
+
+
+def _load_archive(path: Path) -> ExportedProgram:
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise NmcompileError(
+            f"{path}: cannot read the torch.export archive ({_first_line(error)}); save it again "
+            f"with torch {torch.__version__.split('+')[0]} or an older one"
+        ) from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:
+        raise NmcompileError(
+            f"{path}: not a safetensors file ({_first_line(error)}); copy it again"
+        ) from error
+
+
+def _load_torch(path: Path, trust_pickle: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except pickle.UnpicklingError as error:
+        if not trust_pickle and "weights_only" in str(error).lower():
+            raise NmcompileError(
+                f"{path} is a pickled Python object: opening it runs code from the file. If you "
+                "trust its author add --trust-pickle; better, save a .pt2 archive "
+                "(torch.export.save) or a state dict and give --arch"
+            ) from None
+        raise NmcompileError(f"{path}: damaged or foreign file ({_first_line(error)})") from None
+    except Exception as error:
+        raise NmcompileError(f"{path}: cannot read it ({_first_line(error)})") from error
+
+
+def _build(content: Any, arch: str | None, path: Path) -> nn.Module:
+    state = _state_dict(content, path)
+    if arch is None:
+        raise NmcompileError(
+            f"{path} holds {len(state)} weight tensors but not the network itself: {_NEEDS_ARCH}"
+        )
+    model = make_architecture(arch)
+    faults = _misfits(model.state_dict(), state)
+    if faults:
+        raise NmcompileError(
+            f"{path} does not fit --arch {arch}: {faults[0]}"
+            + (f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else "")
+        )
+    floating = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    model.load_state_dict(floating)
+    return model
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for _ in range(2):
+        wrapped = next((k for k in _WRAPPERS if isinstance(content, dict) and k in content), None)
+        if wrapped and isinstance(content[wrapped], dict):
+            content = content[wrapped]
+    if not isinstance(content, dict) or not content:
+        raise NmcompileError(
+            f"{path} holds {type(content).__name__}; expected a state dict (name -> tensor)"
+        )
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if len(tensors) < len(content):
+        odd = next(str(k) for k, v in content.items() if not isinstance(v, Tensor))
+        raise NmcompileError(f"{path}: entry {odd!r} is no tensor; expected a plain state dict")
+    prefix = "module."
+    if all(name.startswith(prefix) for name in tensors):
+        tensors = {name[len(prefix) :]: value for name, value in tensors.items()}
+    return tensors
+
+
+def _misfits(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    faults = [f"weight {name} is missing in the file" for name in wanted if name not in found]
+    faults += [f"weight {name} is not in the architecture" for name in found if name not in wanted]
+    faults += [
+        f"weight {name} is {tuple(found[name].shape)}, the architecture has {tuple(w.shape)}"
+        for name, w in wanted.items()
+        if name in found and found[name].shape != w.shape
+    ]
+    return faults
+
+
+def make_architecture(arch: str) -> nn.Module:
+    """`package.module:factory[?key=value,...]` -> the module that factory returns."""
+    place, _, query = arch.partition("?")
+    module_name, _, factory_name = place.partition(":")
+    if not module_name or not factory_name:
+        raise NmcompileError(
+            f"--arch {arch!r}: expected package.module:factory[?key=value,...], "
+            "for example basicsr.archs.rrdbnet_arch:RRDBNet?num_block=6"
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise NmcompileError(
+            f"--arch {arch}: cannot import it ({_first_line(error)}); the module must be "
+            "importable from the current folder or installed"
+        ) from None
+    arguments = _arguments(query, arch)
+    try:
+        model = factory(**arguments)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(factory).parameters) or "no arguments"
+        raise NmcompileError(f"--arch {arch}: {_first_line(error)}; it takes {known}") from None
+    if not isinstance(model, nn.Module):
+        raise NmcompileError(
+            f"--arch {arch} returned {type(model).__name__}; expected a torch.nn.Module"
+        )
+    return model.eval()
+
+
+def _arguments(query: str, arch: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for item in filter(None, query.split(",")):
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise NmcompileError(f"--arch {arch}: {item!r} is not key=value")
+        arguments[key.strip()] = _literal(text.strip())
+    return arguments
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _check_finite(model: Model, path: Path) -> None:
+    for name, value in model.state_dict.items() if isinstance(
+        model, ExportedProgram
+    ) else model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise NmcompileError(
+                f"{path}: weight {name} has {bad} values that are NaN or infinite; "
+                "the network is damaged or its training diverged"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

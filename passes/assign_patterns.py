@@ -1,0 +1,135 @@
+"""Sensitivities + measured costs + budget -> a pattern for every layer."""
+
+from __future__ import annotations
+
+from nmcompile.assignment import Option, least_cost, solve
+from nmcompile.budget import Budget
+from nmcompile.context import Context
+from nmcompile.convs import read_conv
+from nmcompile.errors import NmcompileError
+from nmcompile.pattern import Pattern
+from nmcompile.pipeline import compiler_pass
+from nmcompile.plan import Choice, Layer, Plan
+from nmcompile.program import Program
+
+
+@compiler_pass(needs={"sensitivity"}, gives={"patterns"}, changes="nothing")
+def assign_patterns(program: Program, ctx: Context) -> Program:
+    """Gives every layer its pattern: the exact optimum of a mixed-integer programme.
+
+    macs and latency budgets: least summed loss within the budget. A drop budget is turned into
+    a limit on the summed loss by nmcompile.drop, which checks it on images; used alone this pass
+    takes it for that limit, in the unit of the losses.
+    """
+    plan = program.the_plan
+    if ctx.uniform:
+        return program.with_plan(_uniform(program, ctx.uniform))
+    if ctx.budget.quantity == "drop":
+        return program.with_plan(within_loss(plan, ctx.budget.limit))
+    return program.with_plan(_within_cost(plan, ctx.budget))
+
+
+def within_loss(plan: Plan, limit: float) -> Plan:
+    """The cheapest patterns whose losses sum to at most `limit`."""
+    quantity = cost_quantity(plan)
+    table = [
+        [Option(_cost(choice, quantity), choice.loss or 0.0) for choice in layer.choices]
+        for layer in plan.layers
+    ]
+    chosen = solve(table, limit)
+    assert chosen is not None, "dense loses nothing, so a loss limit can always be met"
+    return _assigned(plan, chosen, f"least {quantity} within a summed loss of {limit:.3g}")
+
+
+def cost_quantity(plan: Plan) -> str:
+    """What sparsity saves on the target: latency where some pattern is faster, else MACs."""
+    faster = any(
+        choice.latency_ms is not None
+        and layer.choices[0].latency_ms is not None
+        and choice.latency_ms < layer.choices[0].latency_ms
+        for layer in plan.layers
+        for choice in layer.choices[1:]
+    )
+    return "latency" if faster else "macs"
+
+
+def _within_cost(plan: Plan, budget: Budget) -> Plan:
+    table = [
+        [Option(choice.loss or 0.0, _cost(choice, budget.quantity)) for choice in layer.choices]
+        for layer in plan.layers
+    ]
+    dense = sum(options[0].cost for options in table)
+    limit = budget.limit * dense if budget.unit == "x" else budget.limit
+    chosen = solve(table, limit)
+    if chosen is None:
+        raise NmcompileError(_impossible(budget, least_cost(table), dense))
+    return _assigned(plan, chosen, f"least loss within {budget}")
+
+
+def _impossible(budget: Budget, least: float, dense: float) -> str:
+    nearest = f"{least / dense:.3f}" if budget.unit == "x" else f"{least:.3f}"
+    unit = "" if budget.quantity == "macs" else budget.unit
+    why = (
+        "; on this target a pattern changes no layer's time (a dense kernel multiplies the zeros "
+        "too), use --budget macs=... or drop=..."
+        if budget.quantity == "latency" and least >= dense
+        else "; allow sparser --patterns to go lower"
+    )
+    return f"budget {budget} is impossible: the nearest possible is {budget.quantity}={nearest}{unit}{why}"
+
+
+def _cost(choice: Choice, quantity: str) -> float:
+    return float(choice.macs) if quantity == "macs" else float(choice.latency_ms or 0.0)
+
+
+def _assigned(plan: Plan, chosen: list[int], why: str) -> Plan:
+    patterns: dict[str, Pattern] = {}
+    reasons: dict[str, str] = {}
+    for layer, index in zip(plan.layers, chosen, strict=True):
+        patterns[layer.name] = layer.choices[index].pattern
+        if len(layer.choices) > 1:
+            reasons[layer.name] = why if index else f"dense is best: {why}"
+    return plan.assign(patterns, reasons)
+
+
+def _uniform(program: Program, pattern: Pattern) -> Plan:
+    """The pattern on every layer of the trunk that can take it; ends stay dense, as in SLS."""
+    plan = program.the_plan
+    ends = end_layers(program)
+    patterns, reasons = {}, {}
+    for layer in plan.layers:
+        if layer.name in ends:
+            reasons[layer.name] = "first or last convolution: dense under a uniform pattern"
+        elif any(choice.pattern == pattern for choice in layer.choices):
+            patterns[layer.name] = pattern
+            reasons[layer.name] = "uniform"
+    if not patterns:
+        raise NmcompileError(
+            f"no layer of the trunk can take {pattern}: "
+            + "; ".join(sorted({_why(layer) for layer in plan.layers if layer.name not in ends}))
+        )
+    return plan.assign(patterns, reasons)
+
+
+def _why(layer: Layer) -> str:
+    return layer.reason or "unknown"
+
+
+def end_layers(program: Program) -> set[str]:
+    """Weights of convolutions with no other before them, or none after them."""
+    before: dict[object, bool] = {}
+    ends: set[str] = set()
+    for node in program.module.graph.nodes:
+        seen = any(before.get(source, False) for source in node.all_input_nodes)
+        conv = read_conv(node)
+        if conv is not None and not seen:
+            ends.add(str(conv.weight.target))
+        before[node] = seen or conv is not None
+    after: dict[object, bool] = {}
+    for node in reversed(program.module.graph.nodes):
+        follows = any(after.get(user, False) for user in node.users)
+        conv = read_conv(node)
+        if conv is not None and not follows:
+            ends.add(str(conv.weight.target))
+        after[node] = follows or conv is not None
+    return ends

@@ -1,0 +1,79 @@
+"""Layers and candidate patterns -> choices with MACs, kernel and latency measured on the target."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import fx
+
+from nmcompile.context import Context, ConvSpec
+from nmcompile.convs import read_conv, weight_uses
+from nmcompile.pattern import DENSE, Pattern
+from nmcompile.pipeline import compiler_pass
+from nmcompile.plan import Choice, Layer
+from nmcompile.program import Program
+from nmcompile.shapes import Shapes, shapes_at
+
+# A layer below this share of the network's MACs cannot pay for the risk of pruning it.
+_NEGLIGIBLE = 0.0005
+
+
+@compiler_pass(needs={"costs"}, gives={"latency"}, changes="nothing")
+def measure_latency(program: Program, ctx: Context) -> Program:
+    """Lists every layer's choices and times each on the target at the reference size.
+
+    Patterns that run in the same kernel at the same speed (a dense kernel that multiplies the
+    zeros too) are timed once. Times are cached by machine, call and kernel.
+    """
+    plan = program.the_plan
+    shapes = shapes_at(program, ctx.reference_size)
+    uses = weight_uses(program.module)
+    layers = []
+    with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
+        for layer in plan.layers:
+            specs = [_spec(node, layer, shapes) for node in uses[layer.name]]
+            layers.append(_with_choices(layer, specs, plan.dense_macs, ctx))
+            step()
+    return program.with_plan(plan.with_layers(layers))
+
+
+def candidates(layer: Layer, patterns: tuple[Pattern, ...], total: int) -> tuple[list[Pattern], str]:
+    """The patterns that a layer can take, and why it can take no other."""
+    if layer.macs < _NEGLIGIBLE * total:
+        return [], f"only {layer.macs / total:.2%} of the MACs"
+    per_group = layer.shape[0] // layer.groups
+    able = [p for p in patterns if p.obstacle(per_group, layer.shape[1]) is None]
+    if able or not patterns:
+        return able, ""
+    return [], patterns[0].obstacle(per_group, layer.shape[1]) or ""
+
+
+def kept_macs(layer: Layer, pattern: Pattern) -> int:
+    """MACs that are left of a layer under a pattern."""
+    inputs = layer.shape[1]
+    return layer.macs if pattern.is_dense else layer.macs * pattern.kept(inputs) // inputs
+
+
+def _with_choices(layer: Layer, specs: list[ConvSpec], total: int, ctx: Context) -> Layer:
+    wanted = (ctx.uniform,) if ctx.uniform else ctx.patterns
+    able, obstacle = candidates(layer, wanted, total)
+    choices = []
+    for pattern in (DENSE, *able):
+        kernel = ctx.target.kernel(layer, pattern)
+        latency = sum(_timed(spec, kernel, ctx) for spec in specs)
+        choices.append(Choice(pattern, kept_macs(layer, pattern), latency, None, kernel))
+    return dataclasses.replace(layer, choices=tuple(choices), reason=obstacle)
+
+
+def _timed(spec: ConvSpec, kernel: str, ctx: Context) -> float:
+    key = ("latency", *ctx.target.key(), spec, kernel)
+    return ctx.measurements.get_or(lambda: ctx.target.latency_ms(spec, kernel), *key)
+
+
+def _spec(node: fx.Node, layer: Layer, shapes: Shapes) -> ConvSpec:
+    conv = read_conv(node)
+    assert conv is not None
+    return ConvSpec(
+        conv.op, layer.shape, conv.groups, conv.stride, conv.padding, conv.dilation,
+        conv.output_padding, shapes[conv.source],
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+"""An engine folder + an image of any size and depth -> the restored image, at bounded memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nmcompile.engine import Manifest, read_manifest
+from nmcompile.errors import NmcompileError
+from nmcompile.runtime.assembly import Assembly
+from nmcompile.runtime.executor import OrtExecutor, check_threads
+from nmcompile.runtime.inputs import check_names, check_tensor, filled
+from nmcompile.runtime.pixels import Picture, Tensor, check_picture, enlarged
+from nmcompile.runtime.tiling import TilePlan, plan_tiles
+
+MODEL = "model.onnx"
+_LOGGER = logging.getLogger("nmcompile.runtime")
+
+
+def load(path: Path | str, threads: int | None = None, check_parts: bool = True) -> Engine:
+    """Loads an engine.
+
+    Args:
+        path: the engine's folder.
+        threads: how many threads it may use; None takes every core.
+        check_parts: whether to compare every part with its SHA-256.
+
+    Raises:
+        NmcompileError: not an engine, damaged, of a newer version, or nothing here can run it.
+    """
+    folder = Path(path)
+    count = check_threads(threads)
+    manifest = read_manifest(folder, check_parts)
+    if manifest.executor != "onnxruntime":
+        raise NmcompileError(
+            f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime; "
+            f"update nmcompile (the engine was made by {manifest.created_by or 'unknown'})"
+        )
+    return Engine(folder, manifest, OrtExecutor(folder / MODEL, count))
+
+
+class Engine:
+    """A compiled network, ready to run.
+
+    Attributes:
+        path: the engine's folder.
+        manifest: its sizes, range and inputs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        executor: Callable[[Mapping[str, NDArray[Any]]], Tensor],
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._executor = executor
+
+    def run(self, x: Tensor, /, **extras: ArrayLike) -> Tensor:
+        """Runs the network itself, on a tensor.
+
+        Args:
+            x: N x C x H x W, float32, in the network's own range.
+            **extras: further inputs by name; a number fills the whole input. One that is left
+                out gets the manifest's value.
+
+        Returns:
+            N x C x scale*H x scale*W, float32, in the network's own range, not clipped.
+
+        Raises:
+            NmcompileError: a size, type or name that the network does not take.
+        """
+        check_tensor(self.manifest, x)
+        check_names(self.manifest, extras)
+        inputs: dict[str, NDArray[Any]] = {self.manifest.input_name: x}
+        for extra in self.manifest.extra_inputs:
+            inputs[extra.name] = filled(extra, extras.get(extra.name, extra.value), x.shape)
+        output = self._executor(inputs)
+        expected = tuple(self.manifest.scale * size for size in x.shape[2:])
+        if output.shape[2:] != expected:
+            raise NmcompileError(
+                f"{self.path}: the model gives {output.shape[2:]} pixels where the manifest "
+                f"promises {expected}; compile the engine again"
+            )
+        return output
+
+    def plan(self, height: int, width: int, tile: int | None = None) -> TilePlan:
+        """How `restore` would tile an image of this size; its `note` says what that costs."""
+        return plan_tiles(self.manifest, height, width, tile)
+
+    def restore(
+        self,
+        image: Picture,
+        tile: int | None = None,
+        extras: Mapping[str, float] | None = None,
+        warn: Callable[[str], None] = _LOGGER.warning,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Picture:
+        """Restores one picture, whatever its size.
+
+        A grey picture goes through a colour network as three equal channels whose mean is kept;
+        a colour picture goes through a grey network channel by channel; alpha is kept (enlarged
+        linearly). Memory stays bounded: see `plan`.
+
+        Args:
+            image: H x W or H x W x C with C = 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
+                alpha); uint8, uint16, or float32 with values 0..1.
+            tile: largest height and width of a tile, in pixels; None tiles only what would need
+                too much memory.
+            extras: numbers that fill the network's further inputs, by name.
+            warn: told when the result differs from the untiled one.
+            progress: told (tiles done, tiles in all) after every tile.
+
+        Returns:
+            The picture, `scale` times as large, same type, same number of dimensions.
+
+        Raises:
+            NmcompileError: an image or value that the network does not take.
+        """
+        check_picture(image)
+        check_names(self.manifest, extras or {})
+        plan = self.plan(image.shape[0], image.shape[1], tile)
+        if plan.note:
+            warn(plan.note)
+        picture = image[:, :, None] if image.ndim == 2 else image
+        height, width, channels = picture.shape
+        scale = self.manifest.scale
+        result = np.empty((height * scale, width * scale, channels), image.dtype)
+        colours = 1 if channels < 3 else 3
+        if channels > colours:
+            result[..., colours] = enlarged(picture[..., colours], scale)
+        network = partial(self.run, **dict(extras or {}))
+        groups = _channel_groups(colours, self.manifest.channels)
+        for number, group in enumerate(groups):
+            source, target = picture[..., group], result[..., group]
+            for done in Assembly(network, self.manifest, plan, source, target).steps():
+                if progress is not None:
+                    progress(number * plan.count + done, len(groups) * plan.count)
+        return result[:, :, 0] if image.ndim == 2 else result
+
+
+def _channel_groups(colours: int, channels: int) -> list[slice]:
+    """Which channels of a picture go through the network together."""
+    if channels == 1:
+        return [slice(channel, channel + 1) for channel in range(colours)]
+    if colours == channels or colours == 1:
+        return [slice(0, colours)]
+    raise NmcompileError(f"the network takes {channels} channels, the image has {colours} colours")

@@ -1,0 +1,97 @@
+"""An ONNX file + named arrays -> the output array, run by ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmcompile.errors import NmcompileError
+
+_FATAL_ONLY = 4  # ONNX Runtime's severity: what goes wrong is raised, not printed
+
+
+class OrtExecutor:
+    """One ONNX model, ready to run.
+
+    Args:
+        model_path: the ONNX file; its first output is what a call returns.
+        threads: how many threads one run may use; None takes every core this process may use.
+
+    Raises:
+        NmcompileError: onnxruntime is not installed, or the file is not a model it can run.
+    """
+
+    def __init__(self, model_path: Path, threads: int | None = None) -> None:
+        runtime = _onnxruntime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        options.intra_op_num_threads = available_cores() if threads is None else threads
+        # Threads that keep spinning after a run would slow whatever the process does next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._failures = _failures(runtime)
+        try:
+            self._session = runtime.InferenceSession(
+                str(model_path), options, providers=["CPUExecutionProvider"]
+            )
+        except self._failures as error:
+            raise NmcompileError(
+                f"{model_path} cannot be run ({_first_line(error)}); compile the engine again"
+            ) from None
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Runs the model once.
+
+        Raises:
+            NmcompileError: it needs more memory than there is.
+        """
+        try:
+            output: NDArray[np.float32] = self._session.run(None, dict(inputs))[0]
+        except self._failures as error:
+            if "alloc" not in str(error):
+                raise
+            raise NmcompileError(
+                f"not enough memory for this image ({_first_line(error)}); give a (smaller) --tile"
+            ) from None
+        return output
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def check_threads(threads: int | None) -> int:
+    """Gives the number of threads to use; raises NmcompileError if there cannot be so many."""
+    if threads is not None and threads < 1:
+        raise NmcompileError(f"{threads} threads are impossible; give --threads 1 or more")
+    return available_cores() if threads is None else threads
+
+
+def _onnxruntime() -> Any:
+    """Imports ONNX Runtime, late: an engine is what needs it, not `import nmcompile.runtime`."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise NmcompileError(
+            "ONNX Runtime runs this engine and is not installed; pip install onnxruntime"
+        ) from None
+    return onnxruntime
+
+
+def _failures(runtime: Any) -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions; they share no base class of their own."""
+    state = runtime.capi.onnxruntime_pybind11_state
+    return tuple(
+        found
+        for found in vars(state).values()
+        if isinstance(found, type) and issubclass(found, Exception)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
