@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from nmcompile.errors import NmcompileError
     from nmcompile.evaluate import evaluate
     from nmcompile.pattern import Pattern
-    from nmcompile.pipeline import analyze, assign, prune
     from nmcompile.plan import Plan
     from nmcompile.runtime import load
     from nmcompile.tasks import Task
+    from nmcompile.transform import analyze, assign, prepare, prune
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "compile",
     "evaluate",
     "load",
+    "prepare",
     "prune",
 ]
 
@@ -43,13 +44,14 @@ _HOME = {
     "Pattern": "pattern",
     "Plan": "plan",
     "Task": "tasks",
-    "analyze": "pipeline",
-    "assign": "pipeline",
+    "analyze": "transform",
+    "assign": "transform",
     "capture": "capture",
     "compile": "compile",
+    "prepare": "transform",
     "evaluate": "evaluate",
     "load": "runtime",
-    "prune": "pipeline",
+    "prune": "transform",
 }
 
 

@@ -21,7 +21,7 @@ from nmcompile.sizes import Shape, Sizes, find_sizes
 
 _NOT_ARITHMETIC = {"_guards_fn"}
 _EXTRA_SHAPES: tuple[tuple[int | str, ...], ...] = ((0, 1, 1, 1), (0, 1, "H", "W"), (0,), (0, 1))
-_PLACEHOLDER_VALUE = 0.1
+_UNKNOWN = float("nan")  # settled by nmcompile.assumptions
 _TOLERANCE = 1e-4
 
 
@@ -47,7 +47,7 @@ def capture(
     Raises:
         NmcompileError: the network cannot be exported, or is no image-to-image network.
     """
-    with _quiet():
+    with quiet():
         if isinstance(model, ExportedProgram):
             return _from_exported(model, extras, value_range)
         return _from_module(model.eval(), channels, size, extras, value_range)
@@ -110,7 +110,7 @@ def _archive_extras(
             item if isinstance(item, int) else marks.get(str(item), 1)
             for item in node.meta["val"].shape
         )
-        example = examples[index] if index < len(examples) else torch.tensor(_PLACEHOLDER_VALUE)
+        example = examples[index] if index < len(examples) else torch.tensor(_UNKNOWN)
         if not isinstance(example, Tensor):
             raise NmcompileError(f"input {node.name} of the archive is no tensor; expected tensors")
         shape = (0, *shape[1:]) if shape and shape[0] == example.shape[0] else shape
@@ -134,7 +134,7 @@ def _extra_candidates(
         yield tuple(extras or ())
         return
     for shape in _EXTRA_SHAPES:
-        yield tuple(ExtraInput(name, shape, _PLACEHOLDER_VALUE) for name in names)
+        yield tuple(ExtraInput(name, shape, _UNKNOWN) for name in names)
 
 
 def _interface(
@@ -232,7 +232,10 @@ def _clean(module: Any) -> fx.GraphModule:
 def _check_sizes(model: nn.Module, module: fx.GraphModule, interface: Interface) -> None:
     generator = torch.Generator().manual_seed(0)
     base = _trace_size(interface)[0]
-    for batch, height, width in ((1, base, base), (3, base + interface.multiple, base)):
+    least = interface.minimum
+    for batch, height, width in (
+        (1, least, least), (1, base, base), (3, base + interface.multiple, base),
+    ):  # fmt: skip
         image = torch.rand(batch, interface.channels, height, width, generator=generator)
         arguments = interface.arguments(image * interface.value_range)
         with torch.no_grad():
@@ -243,7 +246,7 @@ def _check_sizes(model: nn.Module, module: fx.GraphModule, interface: Interface)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch prints its own internals while sizes are tried; what matters is raised or noted."""
     loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.onnx")]
     levels = [logger.level for logger in loggers]

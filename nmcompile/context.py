@@ -30,9 +30,19 @@ class ConvSpec:
 
 
 class Target(Protocol):
-    """A backend, as passes see it."""
+    """A backend, as passes see it.
+
+    Attributes:
+        name: as the user wrote it.
+        executor: what runs its engines.
+        note: what holds of all its kernels and the user must know; "" if nothing.
+        threads: None for all cores.
+    """
 
     name: str
+    executor: str
+    note: str
+    threads: int | None
 
     def kernel(self, layer: Layer, pattern: Pattern) -> str:
         """The kernel that would run a layer with that pattern (equal names: equal speed)."""

@@ -71,7 +71,6 @@ def read_image(path: Path | str) -> Pixels:
                 f"{path} holds {frames} pictures; save the one to restore by itself"
             )
         if _has_deep_colour(image):
-            image.load()  # Pillow says in one line what is damaged, OpenCV does not
             return _read_deep_colour(path, image.getexif().get(_ORIENTATION, 1))
         return _pixels(path, ImageOps.exif_transpose(image))
 

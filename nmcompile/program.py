@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -30,8 +31,12 @@ class Interface:
     def extras(self, batch: int, height: int, width: int) -> tuple[Tensor, ...]:
         """The further inputs, filled with their values, for an image batch of that size."""
         sizes = {0: batch, "H": height, "W": width}
+        unsettled = 0.1 * self.value_range  # until nmcompile.assumptions has settled a NaN
         return tuple(
-            torch.full([int(sizes.get(item, item)) for item in extra.shape], extra.value)
+            torch.full(
+                [int(sizes.get(item, item)) for item in extra.shape],
+                unsettled if math.isnan(extra.value) else extra.value,
+            )
             for extra in self.extra_inputs
         )
 

@@ -1,7 +1,7 @@
 """`nmcompile bench` -> a document whose numbers belong together; never how fast anything is."""
 
+import itertools
 import json
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,11 +95,14 @@ def test_runs_are_interleaved_and_rotate():
     assert {name: len(found) for name, found in times.items()} == {"a": 7, "b": 7, "c": 7}
 
 
-def test_rounds_go_on_for_the_time_given():
-    start = time.perf_counter()
-    times = interleaved({"a": lambda: None}, rounds=None, seconds=0.3)
-    assert time.perf_counter() - start >= 0.3
-    assert len(times["a"]) >= FEWEST_ROUNDS
+@pytest.mark.parametrize(("seconds", "rounds"), [(1.5, 100), (0.01, FEWEST_ROUNDS)])
+def test_rounds_go_on_for_the_time_given(monkeypatch, seconds, rounds):
+    clock = itertools.count(step=0.005)  # read three times a round: 15 ms
+    fake = SimpleNamespace(perf_counter=lambda: next(clock), sleep=lambda _: None)
+    monkeypatch.setattr(nmcompile.bench, "time", fake)
+    times = interleaved({"a": lambda: None}, rounds=None, seconds=seconds)
+    assert abs(len(times["a"]) - rounds) <= (2 if rounds > FEWEST_ROUNDS else 0)
+    assert np.allclose(times["a"], 5.0)
 
 
 def test_a_ratio_is_the_median_of_the_rounds(engine, monkeypatch):

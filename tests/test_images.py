@@ -158,6 +158,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     write_image(tmp_path / "a.png", noise(3))
 
     def full(self, data):
+        with self.open("wb") as stream:
+            stream.write(data[:10])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
@@ -172,15 +174,13 @@ def save_animation(path):
     frames[0].save(path, save_all=True, append_images=frames[1:])
 
 
-def save_deep_on_its_side(path):
+def save_deep_with_exif(path, orientation=6):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(noise(3)).save(path, exif=exif)
-    turned = exif.tobytes().removeprefix(b"Exif\0\0")
+    exif[0x0112] = orientation
+    block = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
     write_png(path, noise(3, np.uint16))
     data = path.read_bytes()
-    body = b"eXIf" + turned
-    chunk = struct.pack(">I", len(turned)) + body + struct.pack(">I", zlib.crc32(body))
+    chunk = struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block))
     path.write_bytes(data[:33] + chunk + data[33:])
 
 
@@ -200,7 +200,7 @@ def save_text(path):
     ("name", "save", "said"),
     [
         ("a.tif", save_animation, "2 pictures"),
-        ("a.png", save_deep_on_its_side, "on its side"),
+        ("a.png", save_deep_with_exif, "on its side"),
         ("a.tif", save_float, "floating-point"),
         ("a.tif", save_32_bit, "32-bit"),
         ("a.png", save_text, "not an image that nmcompile reads"),
@@ -232,6 +232,16 @@ def test_half_a_file_is_said(tmp_path, capfd, ending, dtype, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(NmcompileError, match=f"a{ending} (cannot be read|is not an image)"):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_half_a_deep_png_is_said_whatever_precedes_its_pixels(tmp_path, capfd):
+    path = tmp_path / "a.png"
+    save_deep_with_exif(path, orientation=1)
+    np.testing.assert_array_equal(read_image(path), noise(3, np.uint16))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(NmcompileError, match="cannot be read"):
         read_image(path)
     assert capfd.readouterr() == ("", "")
 

@@ -1,1 +1,15 @@
-"""Targets: what a Program is lowered to, one file each."""
+"""The name of a target -> the backend that measures and lowers for it."""
+
+from __future__ import annotations
+
+from nmcompile.backends.onnx import OnnxTarget
+from nmcompile.errors import NmcompileError
+
+TARGETS = ("cpu", "onnx")
+
+
+def make_target(name: str, threads: int | None = None) -> OnnxTarget:
+    """The backend of that name; raises NmcompileError if there is none."""
+    if name not in TARGETS:
+        raise NmcompileError(f"unknown target {name!r}: expected {' or '.join(TARGETS)}")
+    return OnnxTarget(name, threads)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import statistics
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.export import Dim
 
+from nmcompile.capture import quiet
 from nmcompile.context import ConvSpec
 from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
@@ -73,6 +72,27 @@ class OnnxTarget:
         return tuple(Pattern(1, n, 16) for n in range(2, 16, 2))
 
 
+def export_program(program: Program) -> torch.export.ExportedProgram:
+    """The program as torch.export has it, with free batch, height and width."""
+    interface = program.interface
+    step = interface.multiple
+    side = -(-max(_TRACE, interface.minimum) // step) * step
+    size = interface.fixed_size or (side, side + step)
+    axes: dict[int | str, object] = {0: Dim.AUTO}
+    if not interface.fixed_size:
+        axes |= {2: Dim.AUTO, 3: Dim.AUTO}
+    marks: dict[int | str, int] = {0: 0, "H": 2, "W": 3}
+    extra_axes = [
+        {axis: Dim.AUTO for axis, item in enumerate(extra.shape) if marks.get(item) in axes}
+        for extra in interface.extra_inputs
+    ]
+    arguments = interface.arguments(torch.rand(2, interface.channels, *size))
+    with quiet():
+        return torch.export.export(
+            program.module, arguments, dynamic_shapes=(axes, *extra_axes), strict=False
+        )
+
+
 def export_onnx(program: Program, path: Path) -> None:
     """Writes the network as ONNX with free batch, height and width; weights keep their zeros.
 
@@ -80,39 +100,14 @@ def export_onnx(program: Program, path: Path) -> None:
         NmcompileError: an operation has no ONNX form.
     """
     interface = program.interface
-    step = interface.multiple
-    side = -(-max(_TRACE, interface.minimum) // step) * step
-    size = interface.fixed_size or (side, side + step)
-    arguments = interface.arguments(torch.rand(2, interface.channels, *size))
     names = [interface.input_name, *(extra.name for extra in interface.extra_inputs)]
-    axes: dict[object, object] = {0: Dim.AUTO}
-    if not interface.fixed_size:
-        axes |= {2: Dim.AUTO, 3: Dim.AUTO}
-    marks = {0: 0, "H": 2, "W": 3}
-    extra_axes = [
-        {axis: Dim.AUTO for axis, item in enumerate(extra.shape) if marks.get(item) in axes}
-        for extra in interface.extra_inputs
-    ]
+    exported = export_program(program)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _export(program, arguments, (axes, *extra_axes), names, path)
+        with quiet():
+            _write(exported, names, path)
     except torch.onnx.errors.OnnxExporterError as error:
         first = (str(error).strip().splitlines() or ["unknown"])[0]
         raise NmcompileError(f"torch.onnx cannot write this network: {first}") from error
-
-
-def _export(program: Program, arguments: object, axes: object, names: list[str], path: Path) -> None:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        exported = torch.export.export(
-            program.module, arguments, dynamic_shapes=axes, strict=False  # type: ignore[arg-type]
-        )
-        _write(exported, names, path)
-    finally:
-        logger.setLevel(level)
     onnx.checker.check_model(str(path))
 
 

@@ -97,9 +97,10 @@ class Canvas:
         body = re.sub(r'<g id="tip-(\d+)">', self._tip, body)
         body = re.sub(r'<g id="(figure|axes|patch|text|line2d)_\d+">', "<g>", body)
         width, height = (round(pixels, 1) for pixels in self.size)
+        style = f"width: {width}px; min-width: {_SMALLEST * width:.0f}px"
         return (
-            f'<svg viewBox="0 0 {width} {height}" style="width: {width}px; '
-            f'min-width: {_SMALLEST * width:.0f}px" role="img" aria-label="{html.escape(self.label)}">{body}'
+            f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" '
+            f'aria-label="{html.escape(self.label)}">{body}'
         )
 
     def _rectangle(self, row: int, x: float, width: float, inset: float, **style: Any) -> None:
@@ -125,9 +126,9 @@ class Canvas:
 
 def _settings(salt: str) -> Any:
     """Text stays text (searched, copied, in the page's font); equal figures give equal bytes."""
-    import matplotlib
+    import matplotlib as mpl
 
-    return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt})
+    return mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt})
 
 
 def _variable(found: re.Match[str]) -> str:

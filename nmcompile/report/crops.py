@@ -38,7 +38,7 @@ def enlarged(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     """The picture at another size, by nearest neighbour: its pixels stay visible."""
     rows = np.arange(height) * picture.shape[0] // height
     columns = np.arange(width) * picture.shape[1] // width
-    return picture[rows][:, columns]
+    return np.asarray(picture[rows][:, columns], np.uint8)
 
 
 def differences(examples: Sequence[Example]) -> tuple[int, list[NDArray[np.uint8]]]:

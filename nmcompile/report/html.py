@@ -11,7 +11,8 @@ from nmcompile.plan import Plan
 from nmcompile.report import crops, figures, numbers
 from nmcompile.report.canvas import HEAT_STEPS
 from nmcompile.report.crops import Example
-from nmcompile.report.verdict import Facts, part, ratio, verdict
+from nmcompile.report.facts import Facts, part
+from nmcompile.report.verdict import ratio, verdict
 
 _TEMPLATE = "template.html"
 
@@ -64,9 +65,10 @@ def _view(plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]) -> d
     """All that the template shows, under the names it uses."""
     from markupsafe import Markup
 
+    # The pictures go in as they are: matplotlib and the canvas have escaped what they wrote.
     heat, quality = figures.loss_map(plan), part(receipt, "quality")
     amplified, shown = _pictures(examples)
-    assumed = list(receipt.get("assumed") or ())
+    assumed = [line for line in receipt.get("assumed") or () if line not in plan.notes]
     losses = {layer.name: layer.chosen.loss for layer in plan.layers if not layer.pattern.is_dense}
     return {
         "plan": plan,
@@ -74,10 +76,9 @@ def _view(plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]) -> d
         "verdict": verdict(plan, receipt),
         "tiles": _tiles(receipt),
         "assumed": assumed,
-        "notes": [note for note in plan.notes if note not in assumed],
         "heat": heat,
-        "heat_svg": Markup(heat.svg),  # noqa: S704 - made by matplotlib, which escapes
-        "bars_svg": Markup(figures.mac_bars(plan)),  # noqa: S704
+        "heat_svg": Markup(heat.svg),
+        "bars_svg": Markup(figures.mac_bars(plan)),
         "heat_steps": range(1, HEAT_STEPS + 1),
         "losses": losses,
         "layers": [Facts(layer) for layer in receipt.get("layers") or ()],

@@ -78,8 +78,8 @@ def seconds(value: float) -> str:
 @_if_measured
 def tiny(value: float) -> str:
     """0.0000032 -> `3.2e-6`."""
-    if value == 0:
-        return "0"
+    if value == 0 or math.isinf(value):
+        return "0" if value == 0 else "∞"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}"
 

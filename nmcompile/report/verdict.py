@@ -7,6 +7,7 @@ from typing import Any
 
 from nmcompile.plan import Plan
 from nmcompile.report import numbers
+from nmcompile.report.facts import part
 
 _SAME_SPEED = 0.03  # whole-network timings of one binary differ by that much from run to run
 _SAME_QUALITY = 0.005  # below this, two decimals of a dB show nothing
@@ -36,18 +37,6 @@ def verdict(plan: Plan, receipt: dict[str, Any]) -> Verdict:
         not_gained=tuple(long for _, good, long in sentences if not good and long),
         alarms=tuple(_alarms(receipt)),
     )
-
-
-class Facts(dict[str, Any]):
-    """A JSON object in which what is absent is null: neither was measured."""
-
-    def __missing__(self, key: str) -> None:
-        return None
-
-
-def part(receipt: dict[str, Any], key: str) -> Facts:
-    """A section of the receipt; empty where it is null or absent."""
-    return Facts(receipt.get(key) or {})
 
 
 def ratio(after: float | None, before: float | None) -> float | None:

@@ -1,0 +1,61 @@
+"""A receipt -> the table that a compilation ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_summary(output: Path, receipt: dict[str, Any]) -> None:
+    """Prints cost and quality, dense against compiled, and what the user must know."""
+    console = Console(highlight=False)
+    table = Table(title=f"{receipt['model']} -> {output}", title_justify="left")
+    for heading in ("", "dense", "compiled", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in _rows(receipt):
+        table.add_row(*row)
+    console.print(table)
+    if receipt["note"]:
+        console.print(f"[bold]{receipt['note']}[/bold]: the time above is the honest one")
+    console.print(f"every layer: nmcompile inspect {output}    pictures: {output / 'report.html'}")
+
+
+def _rows(receipt: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    macs, params, quality = receipt["macs"], receipt["params"], receipt["quality"]
+    timed, dense, compiled = receipt["engine_ms"], quality["dense"], quality["compiled"]
+    height, width = receipt["reference_size"]
+    return [
+        (
+            f"GMACs at {height}x{width}",
+            f"{macs['dense'] / 1e9:.2f}",
+            f"{macs['compiled'] / 1e9:.2f}",
+            f"{macs['compiled'] / macs['dense']:.0%} left",
+        ),
+        (
+            "weights",
+            f"{params['dense']:,}",
+            f"{params['kept']:,}",
+            f"{params['kept'] / params['dense']:.0%} left",
+        ),
+        (
+            f"time, {receipt['threads']} threads",
+            f"{timed['dense']:.1f} ms",
+            f"{timed['compiled']:.1f} ms",
+            f"{timed['ratio']:.2f}x",
+        ),
+        (
+            f"PSNR, {receipt['task']}",
+            f"{dense['psnr']:.2f} dB",
+            f"{compiled['psnr']:.2f} dB",
+            f"{compiled['psnr'] - dense['psnr']:+.2f} dB",
+        ),
+        (
+            f"SSIM, {quality['images']} images",
+            f"{dense['ssim']:.4f}",
+            f"{compiled['ssim']:.4f}",
+            f"{compiled['ssim'] - dense['ssim']:+.4f}",
+        ),
+    ]

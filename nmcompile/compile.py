@@ -1,0 +1,216 @@
+"""A model file or module, and images -> an engine folder: the whole pipeline, top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from nmcompile import transform
+from nmcompile.assumptions import settle
+from nmcompile.budget import Budget
+from nmcompile.calibration import CROPS, check_task
+from nmcompile.capture import capture
+from nmcompile.context import Context
+from nmcompile.data import Source
+from nmcompile.engine import ExtraInput, check_writable, seal, writing
+from nmcompile.lowering import make_manifest, write_parts
+from nmcompile.pattern import Pattern
+from nmcompile.pipeline import run_passes
+from nmcompile.plan import Plan
+from nmcompile.program import Program
+from nmcompile.progress import SILENT, Reporter
+from nmcompile.receipt import Compiled, make_receipt
+from nmcompile.report import write_report
+from nmcompile.runtime import Engine, load
+from nmcompile.runtime.executor import OrtExecutor
+from nmcompile.showcase import showcase
+from nmcompile.tasks import Task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What may be asked of a compilation; everything has a default.
+
+    Attributes:
+        task: what the network does; found by trial if None.
+        source: calibration images; scikit-image's photographs if None.
+        target: cpu or onnx.
+        budget: what the result may cost.
+        patterns: candidates; the target's own if None.
+        uniform: one pattern for the whole trunk instead of a search.
+        prune: obs or magnitude.
+        plan: patterns to take instead of searching, and the file they came from.
+        channels, size, extras: the network's inputs; found by trial where None.
+        value_range: 1.0 or 255.0; found by trial if None.
+        crops: how many calibration crops.
+        threads: for the engine's timing; all cores if None.
+        check: compare outputs after every pass.
+        dump: folder for the graph after every pass.
+        name: what the receipt calls the model.
+    """
+
+    task: Task | None = None
+    source: Source | None = None
+    target: str = "cpu"
+    budget: Budget = dataclasses.field(default_factory=lambda: Budget.parse("drop=0.1dB"))
+    patterns: tuple[Pattern, ...] | None = None
+    uniform: Pattern | None = None
+    prune: str = "obs"
+    plan: tuple[Plan, str] | None = None
+    channels: int | None = None
+    size: tuple[int, int] | None = None
+    extras: tuple[ExtraInput, ...] | None = None
+    value_range: float | None = None
+    crops: int = CROPS
+    threads: int | None = None
+    check: bool = False
+    dump: Path | None = None
+    name: str = "model"
+
+
+def compile(
+    model: nn.Module | ExportedProgram,
+    output: Path | str,
+    settings: Settings | None = None,
+    reporter: Reporter = SILENT,
+) -> Engine:
+    """Compiles a network into an engine folder and loads it.
+
+    Args:
+        model: an eager module, or what torch.export made of one.
+        output: the engine's folder; an engine that stands there is replaced.
+        settings: see Settings.
+        reporter: shows progress.
+
+    Raises:
+        NmcompileError: anything that the user can mend; nothing is left behind.
+    """
+    settings = settings or Settings()
+    output = Path(output)
+    check_writable(output)
+    clock = _Clock(reporter)
+    with clock.stage("capturing the network"):
+        program = capture(
+            model, settings.channels, settings.size, settings.extras, settings.value_range or 1.0
+        )
+        if settings.task:
+            check_task(settings.task, program.interface)
+    with clock.stage("settling the task"):
+        settled = settle(program, settings.task, settings.value_range)
+    notes = [*settled.notes, *_defaults(settings, settled.program)]
+    for note in notes:
+        reporter.note(f"assumed: {note}")
+    with clock.stage("reading images"):
+        ctx = _context(settled.program, settled.task, settings, reporter)
+    with clock.stage("cleaning the graph"):
+        dense = run_passes(settled.program, ctx, transform.CLEAN)
+    sparse = _prune(dense, ctx, settings, clock)
+    return _write(output, dense, sparse, ctx, settings.name, notes, clock)
+
+
+def _prune(dense: Program, ctx: Context, settings: Settings, clock: _Clock) -> Program:
+    if settings.plan:
+        followed = transform.follow(dense, ctx, *settings.plan)
+    else:
+        with clock.stage("measuring layers", bar=True):
+            analyzed = transform.analyze(dense, ctx)
+        with clock.stage("choosing patterns", bar=True):
+            followed = transform.assign(analyzed, ctx)
+    with clock.stage("pruning", bar=True):
+        pruned = transform.prune(followed, ctx)
+    budget = "given plan" if settings.plan else str(ctx.budget)
+    return pruned.with_plan(dataclasses.replace(pruned.the_plan, budget=budget))
+
+
+def _write(
+    output: Path,
+    dense: Program,
+    sparse: Program,
+    ctx: Context,
+    name: str,
+    notes: list[str],
+    clock: _Clock,
+) -> Engine:
+    with writing(output) as folder:
+        with clock.stage("writing the engine"):
+            write_parts(folder, dense, sparse)
+            manifest = make_manifest(sparse, ctx)
+            (folder / "plan.json").write_text(sparse.the_plan.to_json())
+            engine, original = (
+                Engine(folder, manifest, OrtExecutor(folder / part, ctx.target.threads))
+                for part in ("model.onnx", "dense.onnx")
+            )
+        with clock.stage("verifying and timing"):
+            done = Compiled(name, dense, sparse, engine, original, notes, clock.seconds)
+            receipt = make_receipt(done, ctx)
+        with clock.stage("writing the report"):
+            (folder / "receipt.json").write_text(json.dumps(receipt, indent=1) + "\n")
+            pictures = showcase(original, engine, ctx.calibration.validation)
+            write_report(folder / "report.html", sparse.the_plan, receipt, pictures)
+            seal(folder, manifest)
+    return load(output, ctx.target.threads)
+
+
+def _context(program: Program, task: Task, settings: Settings, reporter: Reporter) -> Context:
+    return transform.prepare(
+        program,
+        task,
+        source=settings.source,
+        target=settings.target,
+        threads=settings.threads,
+        budget=settings.budget,
+        patterns=settings.patterns,
+        reference_size=settings.size,
+        crops=settings.crops,
+        uniform=settings.uniform,
+        prune_method=settings.prune,
+        reporter=reporter,
+        dump_folder=settings.dump,
+        check=settings.check,
+    )
+
+
+def _defaults(settings: Settings, program: Program) -> list[str]:
+    """What was not asked for and not found out, but has an effect that the user must know."""
+    notes = []
+    if settings.source is None:
+        notes.append("calibration images: the photographs inside scikit-image; give yours: --data")
+    if program.interface.multiple > 1:
+        notes.append(
+            f"height and width must be multiples of {program.interface.multiple}: "
+            "the runtime pads images by reflection and crops the result"
+        )
+    if program.interface.fixed_size:
+        height, width = program.interface.fixed_size
+        notes.append(
+            f"the archive was exported for {height}x{width} only: other images are run in tiles of "
+            "that size; export it with dynamic_shapes for any size"
+        )
+    return notes
+
+
+class _Clock:
+    """Names each stage as it begins, and keeps how long it took."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, title: str, bar: bool = False) -> Iterator[None]:
+        """A stage; `bar` says that its parts show their own progress."""
+        started = time.perf_counter()
+        if bar:
+            yield
+        else:
+            with self._reporter.stage(title):
+                yield
+        self.seconds[title] = time.perf_counter() - started

@@ -1,0 +1,53 @@
+"""A pruned Program and its dense original -> the parts of an engine folder, sealed by a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import nmcompile
+from nmcompile.backends.onnx import export_onnx, export_program
+from nmcompile.context import Context
+from nmcompile.engine import Manifest, seal
+from nmcompile.program import Program
+from nmcompile.receptive_field import receptive_halo
+from nmcompile.shapes import peak_bytes, shapes_at
+
+# What ONNX Runtime takes on top of the values alive at once (measured on the sample network).
+_SLACK = 1.5
+
+
+def write_parts(folder: Path, dense: Program, sparse: Program) -> None:
+    """Writes model.onnx, and the dense original that benchmarks compare with."""
+    export_onnx(sparse, folder / "model.onnx")
+    export_onnx(dense, folder / "dense.onnx")
+    torch.export.save(export_program(dense), folder / "dense.pt2")
+
+
+def make_manifest(program: Program, ctx: Context) -> Manifest:
+    """What the runtime must know of the network."""
+    interface = program.interface
+    halo, reason = receptive_halo(program)
+    height, width = ctx.reference_size
+    peak = peak_bytes(program, shapes_at(program, ctx.reference_size))
+    return Manifest(
+        target=ctx.target.name,
+        executor=ctx.target.executor,
+        task=str(ctx.task),
+        input_name=interface.input_name,
+        channels=interface.channels,
+        scale=interface.scale,
+        value_range=interface.value_range,
+        multiple=interface.multiple,
+        minimum=interface.minimum,
+        fixed_size=interface.fixed_size,
+        halo=halo,
+        halo_reason=reason,
+        bytes_per_pixel=int(_SLACK * peak / (height * width)),
+        extra_inputs=interface.extra_inputs,
+        created_by=f"nmcompile {nmcompile.__version__}",
+    )
+
+
+__all__ = ["make_manifest", "seal", "write_parts"]

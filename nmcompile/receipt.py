@@ -1,0 +1,159 @@
+"""A finished compilation -> receipt.json: what runs, layer by layer, and what it gained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import nmcompile
+from nmcompile.context import Context
+from nmcompile.convs import get_tensor, to_canonical
+from nmcompile.errors import NmcompileError
+from nmcompile.evaluate import evaluate
+from nmcompile.metrics import PROTOCOL, Quality
+from nmcompile.plan import Layer
+from nmcompile.program import Program
+from nmcompile.runtime import Engine, native
+from nmcompile.runtime.executor import available_cores
+from nmcompile.timing import interleaved
+
+RECEIPT_VERSION = 1
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """All that a receipt is made from.
+
+    Attributes:
+        model: the model's name.
+        dense: the program before pruning.
+        sparse: the program as lowered.
+        engine: the engine that was written.
+        original: the engine's executor over the dense original.
+        assumed: what the user must know was assumed.
+        seconds: how long each stage took.
+    """
+
+    model: str
+    dense: Program
+    sparse: Program
+    engine: Engine
+    original: Engine
+    assumed: Sequence[str]
+    seconds: dict[str, float]
+
+
+def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
+    """Verifies the engine, measures it against the dense original, and writes it all down."""
+    plan = done.sparse.the_plan
+    return {
+        "version": RECEIPT_VERSION,
+        "created_by": f"nmcompile {nmcompile.__version__}",
+        "model": done.model,
+        "target": ctx.target.name,
+        "executor": ctx.target.executor,
+        "cpu": native.cpu_name(),
+        "threads": ctx.target.threads or available_cores(),
+        "note": ctx.target.note,
+        "task": str(ctx.task),
+        "budget": str(ctx.uniform and f"uniform {ctx.uniform}" or plan.budget or ctx.budget),
+        "patterns": [str(pattern) for pattern in ctx.patterns],
+        "reference_size": list(plan.reference_size),
+        "params": _params(done.sparse),
+        "macs": {"dense": plan.dense_macs, "compiled": plan.macs},
+        "engine_ms": _engine_ms(done, plan.reference_size),
+        "quality": _quality(done, ctx),
+        "verification": verify(done.engine, done.sparse, ctx),
+        "assumed": [*done.assumed, *plan.notes],
+        "layers": [_row(layer, done.sparse, ctx) for layer in plan.layers],
+        "seconds": {name: round(value, 2) for name, value in done.seconds.items()},
+    }
+
+
+def verify(engine: Engine, program: Program, ctx: Context) -> dict[str, Any]:
+    """The engine's outputs against the Program's, on calibration crops and at another size.
+
+    Raises:
+        NmcompileError: they differ by more than rounding.
+    """
+    crops = ctx.calibration.crops[:4]
+    interface = program.interface
+    inputs = [crops]
+    if not interface.fixed_size:
+        other = max(interface.minimum, crops.shape[2] // interface.multiple // 2 * interface.multiple)
+        inputs.append(crops[:1, :, :other])
+    worst = 0.0
+    for x in inputs:
+        difference = engine.run(np.ascontiguousarray(x.numpy())) - program(x).numpy()
+        worst = max(worst, float(np.abs(difference).max()) / interface.value_range)
+    if not worst <= _TOLERANCE:
+        raise NmcompileError(
+            f"the engine's output differs from the network's by {worst:.3g} of its range (at most "
+            f"{_TOLERANCE:g} is rounding): the {ctx.target.executor} lowering of this network is "
+            "wrong; please report it with the model"
+        )
+    sizes = [list(x.shape[2:]) for x in inputs]
+    return {"max_abs_difference": worst, "tolerance": _TOLERANCE, "sizes": sizes}
+
+
+def _params(program: Program) -> dict[str, int]:
+    layers = program.the_plan.layers
+    kept = sum(int(torch.count_nonzero(get_tensor(program.module, x.name))) for x in layers)
+    return {"dense": sum(layer.params for layer in layers), "kept": kept}
+
+
+def _engine_ms(done: Compiled, size: tuple[int, int]) -> dict[str, Any]:
+    interface = done.sparse.interface
+    shape = (1, interface.channels, *size)
+    x = np.random.default_rng(0).random(shape, np.float32) * np.float32(interface.value_range)
+    dense, compiled, ratio = interleaved(lambda: done.original.run(x), lambda: done.engine.run(x))
+    return {"dense": dense, "compiled": compiled, "ratio": ratio, "size": list(size)}
+
+
+def _quality(done: Compiled, ctx: Context) -> dict[str, Any]:
+    samples = ctx.calibration.validation
+    dense, compiled = (evaluate(e, samples, ctx.task) for e in (done.original, done.engine))
+    return {
+        "images": len(samples),
+        "where": "parts of the calibration images that nothing was measured or pruned on",
+        "protocol": PROTOCOL,
+        "dense": dataclasses.asdict(Quality(dense.psnr, dense.ssim)),
+        "compiled": dataclasses.asdict(Quality(compiled.psnr, compiled.ssim)),
+        "drop_db": dense.psnr - compiled.psnr,
+    }
+
+
+def _row(layer: Layer, program: Program, ctx: Context) -> dict[str, Any]:
+    dense, chosen = layer.choices[0], layer.chosen
+    gain = None
+    if dense.latency_ms is not None and chosen.latency_ms:
+        gain = dense.latency_ms / chosen.latency_ms
+    return {
+        "name": layer.name,
+        "op": layer.op,
+        "shape": list(layer.shape),
+        "groups": layer.groups,
+        "uses": layer.uses,
+        "pattern": str(layer.pattern),
+        "valid": _is_valid(layer, program),
+        "macs_dense": layer.macs,
+        "macs": chosen.macs,
+        "dense_ms": dense.latency_ms,
+        "chosen_ms": chosen.latency_ms,
+        "gain": gain,
+        "kernel": chosen.kernel,
+        "status": "dense" if layer.pattern.is_dense else ctx.target.note or "sparse kernel",
+        "reason": layer.reason,
+    }
+
+
+def _is_valid(layer: Layer, program: Program) -> bool:
+    """Whether the weights that were lowered really keep the layer's pattern."""
+    weight = to_canonical(get_tensor(program.module, layer.name), layer.op, layer.groups)
+    return layer.pattern.allows((weight != 0).numpy(), layer.groups)

@@ -1,0 +1,17 @@
+"""A receipt's JSON objects -> the same, with None for whatever they lack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Facts(dict[str, Any]):
+    """A JSON object in which what is absent is null: neither was measured."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def part(facts: dict[str, Any], key: str) -> Facts:
+    """A section of the receipt; empty where it is null or absent."""
+    return Facts(facts.get(key) or {})
