@@ -16,7 +16,7 @@ from nmcompile.tasks import Task
 
 CROP = 48
 CROPS = 64
-_HELD_OUT = 4
+_HELD_OUT = 3
 _VALIDATION_IMAGES = 8
 _VALIDATION_CROP = 160
 
@@ -48,7 +48,7 @@ def calibrate(
 ) -> Calibration:
     """Cuts calibration crops and validation images out of a source.
 
-    Every fourth image is held out for validation; with fewer than four images, the right third of
+    Every third image is held out for validation; with fewer than three images, the right third of
     each is. The same seed gives the same crops.
     """
     check_task(task, interface)

@@ -1,0 +1,1 @@
+"""Commands that measure what the README claims; each prints a table and keeps its rows."""
