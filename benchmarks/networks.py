@@ -1,4 +1,4 @@
-"""The developers' data folder -> the pretrained networks and test sets that results are given on."""
+"""The data folder -> the pretrained networks and test sets that results are given on."""
 
 from __future__ import annotations
 

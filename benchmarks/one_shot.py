@@ -39,7 +39,9 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Measures the networks named (all of them by default) and prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("names", nargs="*", default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/one_shot.json")
     args = parser.parse_args()
@@ -48,7 +50,9 @@ def main() -> None:
         for key, row in measure(name, NETWORKS[name], rows):
             rows[key] = row
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps({"machine": platform.processor(), "rows": rows}, indent=1))
+            args.out.write_text(
+                json.dumps({"machine": platform.processor(), "rows": rows}, indent=1)
+            )
     print_table(rows)
 
 

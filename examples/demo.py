@@ -1,4 +1,4 @@
-"""The sample network and photographs inside scikit-image -> demo/: an engine, pictures, a report."""
+"""The sample network and scikit-image's photographs -> demo/: an engine, pictures, a report."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ def solve(layers: Sequence[Sequence[Option]], limit: float) -> list[int] | None:
     picked = found.x.round().astype(bool)
     starts = np.cumsum([0, *[len(layer) for layer in layers]])
     return [
-        int(np.flatnonzero(picked[a:b])[0])
-        for a, b in zip(starts[:-1], starts[1:], strict=True)
+        int(np.flatnonzero(picked[a:b])[0]) for a, b in zip(starts[:-1], starts[1:], strict=True)
     ]
 
 

@@ -85,9 +85,7 @@ def _with_range(
                 + "; say otherwise with --input"
             )
         extras.append(dataclasses.replace(extra, value=value))
-    settled = dataclasses.replace(
-        interface, value_range=value_range, extra_inputs=tuple(extras)
-    )
+    settled = dataclasses.replace(interface, value_range=value_range, extra_inputs=tuple(extras))
     return tuple(notes), settled
 
 

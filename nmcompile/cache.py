@@ -47,7 +47,9 @@ class Measurements:
     def put(self, value: float, *key: object) -> None:
         """Keeps a number."""
         with self._open() as connection:
-            connection.execute("insert or replace into numbers values (?, ?)", (_digest(key), value))
+            connection.execute(
+                "insert or replace into numbers values (?, ?)", (_digest(key), value)
+            )
 
     def get_or(self, measure: Callable[[], float], *key: object) -> float:
         """The number under that key; measured and kept if it is not there."""

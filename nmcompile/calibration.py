@@ -34,12 +34,12 @@ class Calibration:
     validation: tuple[Sample, ...]
 
 
-def check_task(task: Task, interface: Interface) -> None:
-    """Raises NmcompileError if a network of that scale cannot do the task."""
-    if interface.scale not in (1, task.scale):
+def check_task(task: Task, scale: int) -> None:
+    """Raises NmcompileError if a network that enlarges `scale` times cannot do the task."""
+    if scale not in (1, task.scale):
         raise NmcompileError(
-            f"the network enlarges {interface.scale} times, task {task} needs {task.scale}; "
-            f"use --task sr:{interface.scale}"
+            f"the network enlarges {scale} times, task {task} needs {task.scale}; "
+            f"use --task sr:{scale}"
         )
 
 
@@ -51,7 +51,7 @@ def calibrate(
     Every third image is held out for validation; with fewer than three images, the right third of
     each is. The same seed gives the same crops.
     """
-    check_task(task, interface)
+    check_task(task, interface.scale)
     samples = list(source.samples(task, interface.channels, interface.scale))
     training, validation = _split(samples, interface)
     size = _crop_size(interface)
@@ -68,11 +68,9 @@ def calibrate(
     return Calibration(tensor, tuple(_shrink(s, interface) for s in validation))
 
 
-def _split(
-    samples: list[Sample], interface: Interface
-) -> tuple[list[Sample], list[Sample]]:
+def _split(samples: list[Sample], interface: Interface) -> tuple[list[Sample], list[Sample]]:
     if len(samples) >= _HELD_OUT:
-        held = samples[:: _HELD_OUT][:_VALIDATION_IMAGES]
+        held = samples[::_HELD_OUT][:_VALIDATION_IMAGES]
         names = {s.name for s in held}
         return [s for s in samples if s.name not in names], held
     left, right = [], []

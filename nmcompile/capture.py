@@ -81,7 +81,9 @@ def _from_exported(
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     shape = tuple(inputs[0].meta["val"].shape)
     if len(shape) != 4:
-        raise NmcompileError(f"the archive's first input is {shape}; expected an image [N, C, H, W]")
+        raise NmcompileError(
+            f"the archive's first input is {shape}; expected an image [N, C, H, W]"
+        )
     found = tuple(extras or ()) or _archive_extras(exported, inputs, shape)
     height, width = shape[2:]
     if isinstance(height, int) or isinstance(width, int):
@@ -167,9 +169,7 @@ def _shape_function(model: nn.Module, extras: Sequence[ExtraInput]) -> Any:
     return shape_of
 
 
-def _export(
-    model: nn.Module, interface: Interface, size: tuple[int, int] | None
-) -> fx.GraphModule:
+def _export(model: nn.Module, interface: Interface, size: tuple[int, int] | None) -> fx.GraphModule:
     """Exports with free N, H, W; where that fails or is wrong, in multiples; then at one size."""
     height, width = size or _trace_size(interface)
     step = interface.multiple

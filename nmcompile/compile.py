@@ -102,7 +102,7 @@ def compile(
             model, settings.channels, settings.size, settings.extras, settings.value_range or 1.0
         )
         if settings.task:
-            check_task(settings.task, program.interface)
+            check_task(settings.task, program.interface.scale)
     with clock.stage("settling the task"):
         settled = settle(program, settings.task, settings.value_range)
     notes = [*settled.notes, *_defaults(settings, settled.program)]

@@ -91,9 +91,7 @@ def _stem(path: Path) -> str:
     return re.sub(r"[_-]?(x\d|LR|HR|SRF_\d)$", "", path.stem, flags=re.IGNORECASE)
 
 
-def _made(
-    clean: Bytes, task: Task, index: int, channels: int, scale: int
-) -> tuple[Bytes, Floats]:
+def _made(clean: Bytes, task: Task, index: int, channels: int, scale: int) -> tuple[Bytes, Floats]:
     colour = as_channels(clean, 3 if task.on_luma else channels)
     height, width = (n - n % task.scale for n in colour.shape[:2])
     colour = colour[:height, :width]
@@ -121,9 +119,7 @@ def _network_input(low: Floats, task: Task, channels: int, scale: int) -> Floats
     return low
 
 
-def _sample(
-    path: Path, clean: Bytes, low: Floats, task: Task, channels: int, scale: int
-) -> Sample:
+def _sample(path: Path, clean: Bytes, low: Floats, task: Task, channels: int, scale: int) -> Sample:
     clean = as_channels(clean, 3 if task.on_luma else channels)
     height, width = low.shape[0] * scale, low.shape[1] * scale
     if clean.shape[0] < height or clean.shape[1] < width:

@@ -37,7 +37,7 @@ def prune_within_drop(program: Program, ctx: Context) -> Program:
         trial = _try(program, ctx, limit, dense)
         if trial.drop <= allowed and (best is None or trial.limit > best.limit):
             best = trial
-        if _settled(trial, allowed, program):
+        if _settled(trial, allowed):
             break
         limit = _next_limit(trial, allowed, best)
     if best is None:
@@ -51,17 +51,17 @@ def _excess(decibels: float) -> float:
 
 def _try(program: Program, ctx: Context, limit: float, dense: float) -> _Trial:
     plan = within_loss(program.the_plan, limit)
-    assigned = dataclasses.replace(
-        program.with_plan(plan), facts=program.facts | {"patterns"}
-    )
+    assigned = dataclasses.replace(program.with_plan(plan), facts=program.facts | {"patterns"})
     pruned = prune(assigned, ctx)
     drop = dense - evaluate(pruned, ctx.calibration.validation, ctx.task).psnr
     share = plan.macs / plan.dense_macs
-    ctx.reporter.note(f"  {share:.3f} of the MACs: {drop:.3f} dB lost, {ctx.budget.limit:g} allowed")
+    ctx.reporter.note(
+        f"  {share:.3f} of the MACs: {drop:.3f} dB lost, {ctx.budget.limit:g} allowed"
+    )
     return _Trial(limit, drop, pruned)
 
 
-def _settled(trial: _Trial, allowed: float, program: Program) -> bool:
+def _settled(trial: _Trial, allowed: float) -> bool:
     plan = trial.program.the_plan
     cheapest = all(
         layer.chosen.macs == min(choice.macs for choice in layer.choices) for layer in plan.layers

@@ -12,12 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from nmcompile.errors import NmcompileError
 
 ENGINE_VERSION = 1
 MANIFEST = "manifest.json"
+# A field's annotation -> the types its value may have.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "str": (str,),
+    "float": (int, float),
+    "int | None": (int, NoneType),
+}
 
 
 @dataclass(frozen=True)
@@ -89,15 +97,27 @@ def writing(target: Path) -> Iterator[Path]:
         yield folder
         folder.chmod(0o755)
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=folder.parent))
-            os.replace(target, old / "engine")
-            os.replace(folder, target)
-            shutil.rmtree(old)
+            _swap(folder, target)
         else:
-            os.replace(folder, target)
+            folder.replace(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _swap(folder: Path, target: Path) -> None:
+    """Puts `folder` where the engine `target` stands; that one stays if this fails."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=folder.parent))
+    old = aside / "engine"
+    try:
+        target.replace(old)
+        folder.replace(target)
+    except BaseException:
+        if old.exists():
+            old.replace(target)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_writable(target: Path) -> None:
@@ -107,10 +127,19 @@ def check_writable(target: Path) -> None:
         raise NmcompileError(f"{target}: the folder {parent} does not exist; make it first")
     if not os.access(parent, os.W_OK):
         raise NmcompileError(f"{target}: the folder {parent} is not writable; choose another -o")
-    if target.exists() and not (target / MANIFEST).is_file():
+    if target.exists() and not _is_engine(target):
         raise NmcompileError(
             f"{target} exists and is not an engine; choose another -o or remove it yourself"
         )
+
+
+def _is_engine(folder: Path) -> bool:
+    """Whether its manifest is an engine's: other programs' folders have a manifest.json too."""
+    try:
+        data = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and {"version", "executor", "parts"} <= set(data)
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
@@ -161,9 +190,25 @@ def _manifest(data: dict[str, Any], path: Path) -> Manifest:
         )
         fixed = data["fixed_size"]
         size = (int(fixed[0]), int(fixed[1])) if fixed else None
-        return Manifest(**{**data, "extra_inputs": extras, "fixed_size": size})
-    except (TypeError, KeyError, ValueError) as error:
+        manifest = Manifest(**{**data, "extra_inputs": extras, "fixed_size": size})
+        _check_values(manifest)
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
         raise NmcompileError(f"{path} is damaged ({error}); compile the engine again") from None
+    return manifest
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Raises ValueError for a value that no manifest has."""
+    for field in dataclasses.fields(manifest):
+        value, kind = getattr(manifest, field.name), _KINDS.get(str(field.type))
+        if kind is not None and not isinstance(value, kind):
+            raise ValueError(f"{field.name} is {value!r}")
+    for name in ("channels", "scale", "multiple", "minimum", "value_range"):
+        if getattr(manifest, name) < 1:
+            raise ValueError(f"{name} is {getattr(manifest, name)}")
+    for name, part in manifest.parts.items():
+        if not {"sha256", "bytes"} <= set(part):
+            raise ValueError(f"part {name} has no SHA-256 and size")
 
 
 def _check_part(folder: Path, name: str, part: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ def qualities(
 def restorer(network: Program | Engine) -> Restorer:
     """The network as a function of one picture of any size, padded to what it takes."""
     if isinstance(network, Engine):
-        return lambda image: network.restore(image)
+        return network.restore
     return lambda image: _run_program(network, image)
 
 
@@ -66,7 +66,7 @@ def _run_program(program: Program, image: Floats) -> Floats:
     below, right = (-height % interface.multiple, -width % interface.multiple)
     padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="reflect")
     x = torch.from_numpy(padded).permute(2, 0, 1)[None].contiguous() * interface.value_range
-    y = program(x)[0].permute(1, 2, 0).numpy() / interface.value_range
+    y: Floats = (program(x)[0].permute(1, 2, 0) / interface.value_range).numpy()
     return y[: height * interface.scale, : width * interface.scale]
 
 

@@ -211,9 +211,11 @@ def _literal(text: str) -> Any:
 
 
 def _check_finite(model: Model, path: Path) -> None:
-    for name, value in model.state_dict.items() if isinstance(
-        model, ExportedProgram
-    ) else model.state_dict().items():
+    for name, value in (
+        model.state_dict.items()
+        if isinstance(model, ExportedProgram)
+        else model.state_dict().items()
+    ):
         if value.is_floating_point() and not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
             raise NmcompileError(

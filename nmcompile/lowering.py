@@ -1,4 +1,4 @@
-"""A pruned Program and its dense original -> the parts of an engine folder, sealed by a manifest."""
+"""A pruned Program and its dense original -> the parts of an engine folder, and its manifest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import nmcompile
 from nmcompile.backends.onnx import export_onnx, export_program
 from nmcompile.context import Context
-from nmcompile.engine import Manifest, seal
+from nmcompile.engine import Manifest
 from nmcompile.program import Program
 from nmcompile.receptive_field import receptive_halo
 from nmcompile.shapes import peak_bytes, shapes_at
@@ -48,6 +48,3 @@ def make_manifest(program: Program, ctx: Context) -> Manifest:
         extra_inputs=interface.extra_inputs,
         created_by=f"nmcompile {nmcompile.__version__}",
     )
-
-
-__all__ = ["make_manifest", "seal", "write_parts"]

@@ -30,9 +30,10 @@ class Pattern:
     def __post_init__(self) -> None:
         dense = (self.v, self.n, self.m) == (1, 1, 1)
         if not dense and not (self.v >= 1 and 1 <= self.n < self.m <= _LARGEST_M):
+            shared = f"{self.v}x" if self.v != 1 else ""
             raise NmcompileError(
-                f"pattern {self}: expected [V x] N:M with 1 <= N < M <= {_LARGEST_M} and V >= 1, "
-                "for example 2:4, 8:16 or 64x2:4"
+                f"pattern {shared}{self.n}:{self.m}: expected N:M or VxN:M with "
+                f"1 <= N < M <= {_LARGEST_M} and V >= 1, for example 2:4, 8:16 or 64x2:4"
             )
 
     @classmethod
@@ -82,19 +83,18 @@ class Pattern:
         return None
 
     def allows(self, mask: NDArray[np.bool_], groups: int = 1) -> bool:
-        """Whether `mask` [out, in/groups, kh, kw] keeps no more than the pattern permits."""
+        """Whether `mask` [out, in/groups, kh, kw] keeps no more than the pattern permits.
+
+        A weight that is kept may happen to be zero, so that rows which share a choice count
+        together: what any of them keeps.
+        """
         if self.is_dense:
             return True
-        out_channels, in_channels = mask.shape[:2]
-        per_group = out_channels // groups
-        for first in range(0, out_channels, per_group):
-            for row in range(first, first + per_group, self.v):
-                block = mask[row : min(row + self.v, first + per_group)]
-                if (block != block[:1]).any():
-                    return False
+        by_group = mask.reshape(groups, -1, *mask.shape[1:])
+        shared = np.logical_or.reduceat(by_group, range(0, by_group.shape[1], self.v), axis=1)
         return all(
-            bool((mask[:, start : start + size].sum(1) <= kept).all())
-            for start, size, kept in self.group_sizes(in_channels)
+            bool((shared[:, :, start : start + size].sum(2) <= kept).all())
+            for start, size, kept in self.group_sizes(mask.shape[1])
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,11 +154,12 @@ class Plan:
                 f"{source}: plan version {found!r}, this nmcompile reads version {PLAN_VERSION}; "
                 "make it anew with --save-plan"
             )
+        fields = _known(cls, data, source)
         layers = tuple(_layer(item, source) for item in _list(data, "layers", source))
-        fields = _known(cls, {**data, "layers": layers}, source)
-        fields["reference_size"] = tuple(fields["reference_size"])
-        fields["notes"] = tuple(fields.get("notes", ()))
-        return cls(**fields)
+        names = [layer.name for layer in layers]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise NmcompileError(f"{source}: layer {twice[0]} is there twice; remove one")
+        return cls(**{**fields, "layers": layers})
 
     @classmethod
     def load(cls, path: Path) -> Plan:
@@ -179,22 +180,45 @@ def _plain(value: Any) -> Any:
     return value
 
 
+# A field's annotation -> what JSON must hold there, and whether it does.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", lambda x: type(x) is int),
+    "str": ("text", lambda x: isinstance(x, str)),
+    "Pattern": ("a pattern such as '2:4'", lambda x: isinstance(x, str)),
+    "float | None": ("a number or null", lambda x: x is None or type(x) in (int, float)),
+    "tuple[int, int]": ("two whole numbers", lambda x: _are_ints(x, 2)),
+    "tuple[int, int, int, int]": ("four whole numbers", lambda x: _are_ints(x, 4)),
+    "tuple[str, ...]": ("a list of texts", lambda x: isinstance(x, list) and _are_texts(x)),
+}
+
+
+def _are_ints(value: Any, count: int) -> bool:
+    return isinstance(value, list) and [type(item) for item in value] == [int] * count
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(item, str) for item in values)
+
+
 def _known(cls: type, data: dict[str, Any], source: str) -> dict[str, Any]:
+    """The object's values by field, their kinds checked; lists become tuples."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
     missing = sorted(
-        name
-        for name, f in fields.items()
-        if name not in data and f.default is dataclasses.MISSING
+        name for name, f in fields.items() if name not in data and f.default is dataclasses.MISSING
     )
     if unknown or missing:
         fault = f"unknown key {unknown[0]!r}" if unknown else f"missing key {missing[0]!r}"
         raise NmcompileError(f"{source}: {fault} in {cls.__name__.lower()}")
-    return dict(data)
+    for name, value in data.items():
+        wanted, fits = _KINDS.get(str(fields[name].type), ("", lambda _: True))
+        if not fits(value):
+            raise NmcompileError(f"{source}: {name!r} must be {wanted}, found {value!r}")
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
 
 
 def _list(data: dict[str, Any], key: str, source: str) -> list[dict[str, Any]]:
-    items = data.get(key)
+    items = data.get(key, [])
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise NmcompileError(f"{source}: {key!r} must be a list of objects")
     return items
@@ -202,14 +226,14 @@ def _list(data: dict[str, Any], key: str, source: str) -> list[dict[str, Any]]:
 
 def _choice(data: dict[str, Any], source: str) -> Choice:
     fields = _known(Choice, data, source)
-    return Choice(**{**fields, "pattern": Pattern.parse(str(fields["pattern"]))})
+    return Choice(**{**fields, "pattern": Pattern.parse(fields["pattern"])})
 
 
 def _layer(data: dict[str, Any], source: str) -> Layer:
     fields = _known(Layer, data, source)
     fields["choices"] = tuple(_choice(item, source) for item in _list(data, "choices", source))
-    fields["pattern"] = Pattern.parse(str(fields["pattern"]))
-    fields["shape"] = tuple(fields["shape"])
+    if "pattern" in fields:
+        fields["pattern"] = Pattern.parse(fields["pattern"])
     layer = Layer(**fields)
     _ = layer.chosen
     return layer

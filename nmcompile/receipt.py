@@ -62,7 +62,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "threads": ctx.target.threads or available_cores(),
         "note": ctx.target.note,
         "task": str(ctx.task),
-        "budget": str(ctx.uniform and f"uniform {ctx.uniform}" or plan.budget or ctx.budget),
+        "budget": str((ctx.uniform and f"uniform {ctx.uniform}") or plan.budget or ctx.budget),
         "patterns": [str(pattern) for pattern in ctx.patterns],
         "reference_size": list(plan.reference_size),
         "params": _params(done.sparse),
@@ -86,7 +86,9 @@ def verify(engine: Engine, program: Program, ctx: Context) -> dict[str, Any]:
     interface = program.interface
     inputs = [crops]
     if not interface.fixed_size:
-        other = max(interface.minimum, crops.shape[2] // interface.multiple // 2 * interface.multiple)
+        other = max(
+            interface.minimum, crops.shape[2] // interface.multiple // 2 * interface.multiple
+        )
         inputs.append(crops[:1, :, :other])
     worst = 0.0
     for x in inputs:

@@ -128,7 +128,9 @@ def _prune_rows(weight: Tensor, factor: Tensor, pattern: Pattern, inputs: int) -
                 lost = weight[:, column] * (1 - keep[:, column - start])
                 error = lost / diagonal[column]
                 weight[:, column] -= lost
-                weight[:, column + 1 : last] -= torch.outer(error, factor[column, column + 1 : last])
+                weight[:, column + 1 : last] -= torch.outer(
+                    error, factor[column, column + 1 : last]
+                )
                 errors[:, column - first] = error
         weight[:, last:] -= errors @ factor[first:last, last:]
     return weight

@@ -75,9 +75,7 @@ def _multiple(shape_of: ShapeFunction, channels: int, base: int, scale: int) -> 
     return base
 
 
-def _minimum(
-    shape_of: ShapeFunction, channels: int, multiple: int, scale: int, base: int
-) -> int:
+def _minimum(shape_of: ShapeFunction, channels: int, multiple: int, scale: int, base: int) -> int:
     for size in range(multiple, _LARGEST_MINIMUM + 1, multiple):
         if _scale(shape_of, (1, channels, size, size))[0] == scale:
             return size

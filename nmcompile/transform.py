@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nmcompile.backends import make_target
@@ -121,9 +120,7 @@ def follow(program: Program, ctx: Context, plan: Plan, source: str) -> Program:
     missing = sorted(set(own) - {layer.name for layer in plan.layers})
     if missing:
         raise NmcompileError(f"{source}: layer {missing[0]} of the network is not in the plan")
-    return Program(
-        program.module, program.interface, plan, program.facts | {"latency", "patterns"}
-    )
+    return Program(program.module, program.interface, plan, program.facts | {"latency", "patterns"})
 
 
 def default_size(interface: Interface) -> tuple[int, int]:

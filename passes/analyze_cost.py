@@ -90,5 +90,7 @@ def _not_considered(program: Program) -> tuple[str, ...]:
         weights = [n for n in node.all_input_nodes if n.op == "get_attr"]
         sizes = [get_tensor(program.module, str(n.target)) for n in weights]
         if any(tensor.dim() >= 2 and tensor.numel() >= 256 for tensor in sizes):
-            notes.append(f"{node.target} ({weights[0].target}) stays dense: not a layer kind I know")
+            notes.append(
+                f"{node.target} ({weights[0].target}) stays dense: not a layer kind I know"
+            )
     return tuple(notes)

@@ -75,7 +75,8 @@ def _impossible(budget: Budget, least: float, dense: float) -> str:
         if budget.quantity == "latency" and least >= dense
         else "; allow sparser --patterns to go lower"
     )
-    return f"budget {budget} is impossible: the nearest possible is {budget.quantity}={nearest}{unit}{why}"
+    possible = f"{budget.quantity}={nearest}{unit}"
+    return f"budget {budget} is impossible: the nearest possible is {possible}{why}"
 
 
 def _cost(choice: Choice, quantity: str) -> float:

@@ -37,7 +37,9 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     return program.with_plan(plan.with_layers(layers))
 
 
-def candidates(layer: Layer, patterns: tuple[Pattern, ...], total: int) -> tuple[list[Pattern], str]:
+def candidates(
+    layer: Layer, patterns: tuple[Pattern, ...], total: int
+) -> tuple[list[Pattern], str]:
     """The patterns that a layer can take, and why it can take no other."""
     if layer.macs < _NEGLIGIBLE * total:
         return [], f"only {layer.macs / total:.2%} of the MACs"

@@ -60,9 +60,7 @@ def collect_hessian(walk: Walk, nodes: list[fx.Node], layer: Layer, positions: i
     return hessian
 
 
-def pruned_weight(
-    weight: Tensor, groups: int, pattern: Pattern, hessian: Hessian | None
-) -> Tensor:
+def pruned_weight(weight: Tensor, groups: int, pattern: Pattern, hessian: Hessian | None) -> Tensor:
     """A canonical weight under a pattern: second order with a Hessian, magnitude without."""
     if hessian is None:
         return prune_magnitude(weight, groups, pattern)

@@ -43,7 +43,9 @@ def _espcn():
 
 
 def _vdsr():
-    return Residual(conv(3, 8), nn.ReLU(inplace=True), conv(8, 8), nn.ReLU(inplace=True), conv(8, 3))
+    return Residual(
+        conv(3, 8), nn.ReLU(inplace=True), conv(8, 8), nn.ReLU(inplace=True), conv(8, 3)
+    )
 
 
 def _bicubic():
@@ -86,9 +88,7 @@ ZOO: dict[str, Entry] = {
     "dncnn": Entry(_dncnn, channels=1),
     "nafnet": Entry(attention.NafNet, whole="adaptive_avg_pool2d"),
     "unet": Entry(convolutions.UNet, multiple=4, minimum=4),
-    "unet_aligned": Entry(
-        partial(convolutions.UNet, True), minimum=4, whole="upsample_bilinear2d"
-    ),
+    "unet_aligned": Entry(partial(convolutions.UNet, True), minimum=4, whole="upsample_bilinear2d"),
     "mimo_unet": Entry(convolutions.MimoUNet, multiple=2, minimum=2),
     "restormer": Entry(attention.Restormer, multiple=2, minimum=2, whole="view"),
     "swinir": Entry(attention.SwinIr, 2, minimum=4, whole="view"),
@@ -102,9 +102,7 @@ ZOO: dict[str, Entry] = {
     "instance_norm": Entry(
         lambda: body(nn.InstanceNorm2d(8, affine=True), nn.ReLU()), minimum=2, whole="instance_norm"
     ),
-    "grey_x2": Entry(
-        lambda: nn.Sequential(conv(1, 8), nn.ReLU6(), shuffled(2, 1)), 2, channels=1
-    ),
+    "grey_x2": Entry(lambda: nn.Sequential(conv(1, 8), nn.ReLU6(), shuffled(2, 1)), 2, channels=1),
     "denoised": Entry(convolutions.Denoised),
     "bicubic": Entry(_bicubic, 3),
     "dbpn": Entry(convolutions.BackProjection, 2),

@@ -47,11 +47,18 @@ class NonLocal(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.head, self.query, self.key, self.tail = conv(3, 8), conv(8, 4, 1), conv(8, 4, 1), conv(8, 3)
+        self.head, self.query, self.key, self.tail = (
+            conv(3, 8),
+            conv(8, 4, 1),
+            conv(8, 4, 1),
+            conv(8, 3),
+        )
 
     def forward(self, x):
         features = self.head(x)
-        scores = torch.einsum("ncq,nck->nqk", self.query(features).flatten(2), self.key(features).flatten(2))
+        scores = torch.einsum(
+            "ncq,nck->nqk", self.query(features).flatten(2), self.key(features).flatten(2)
+        )
         mixed = scores.div(math.sqrt(4)).softmax(-1) @ features.flatten(2).transpose(1, 2)
         return x + self.tail(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
 

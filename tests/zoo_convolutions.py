@@ -49,9 +49,7 @@ def body(*layers):
 
 
 def channel_attention():
-    return Gate(
-        nn.AdaptiveAvgPool2d(1), conv(8, 4, 1), nn.ReLU(True), conv(4, 8, 1), nn.Sigmoid()
-    )
+    return Gate(nn.AdaptiveAvgPool2d(1), conv(8, 4, 1), nn.ReLU(True), conv(4, 8, 1), nn.Sigmoid())
 
 
 class MeanShift(nn.Conv2d):
@@ -76,7 +74,9 @@ class Pan(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.head, self.trunk, self.up, self.tail = (conv(*c) for c in ((3, 8), (8, 8), (8, 8), (8, 3)))
+        self.head, self.trunk, self.up, self.tail = (
+            conv(*c) for c in ((3, 8), (8, 8), (8, 8), (8, 3))
+        )
         self.attention = Gate(conv(8, 8, 1), nn.Sigmoid())
 
     def forward(self, x):
@@ -256,7 +256,9 @@ class Repeated(nn.Module):
     def forward(self, x):
         chain = F.conv2d(self.expand.weight, self.reduce.weight.permute(1, 0, 2, 3))
         centre = F.pad(self.point.weight + self.identity, (1, 1, 1, 1))
-        return F.conv2d(x, self.wide.weight + chain + centre, self.wide.bias + self.point.bias, padding=1)
+        return F.conv2d(
+            x, self.wide.weight + chain + centre, self.wide.bias + self.point.bias, padding=1
+        )
 
 
 def repeated():

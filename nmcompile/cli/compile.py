@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument("--uniform", metavar="N:M", help="one pattern for the trunk, no search")
     limits.add_argument("--plan", type=Path, metavar="IN.json", help="take this plan's patterns")
-    limits.add_argument("--save-plan", type=Path, metavar="OUT.json", help="write the plan here too")
+    limits.add_argument(
+        "--save-plan", type=Path, metavar="OUT.json", help="write the plan here too"
+    )
     parser.add_argument(
         "--prune", choices=("obs", "magnitude"), default="obs",
         help="obs: second order (default); magnitude: for comparison",
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crops", type=int, default=64, metavar="N", help="calibration crops (64)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads to time with (all cores)")
     parser.add_argument("--check", action="store_true", help="compare outputs after every pass")
-    parser.add_argument("--dump-dir", type=Path, metavar="D", help="write the graph after each pass")
+    parser.add_argument(
+        "--dump-dir", type=Path, metavar="D", help="write the graph after each pass"
+    )
     parser.add_argument("--json", action="store_true", help="print the receipt as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
 

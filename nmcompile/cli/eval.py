@@ -1,4 +1,4 @@
-"""`nmcompile eval`: an engine or a network, and images -> PSNR and SSIM by the standard protocol."""
+"""`nmcompile eval`: an engine or network, and images -> PSNR and SSIM by the standard protocol."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> int:
         raise NmcompileError("no images: give --data DIR, or --pairs LQ_DIR HQ_DIR")
     network, task = _network(args)
     interface = network.manifest if hasattr(network, "manifest") else network.interface
-    check_task(task, interface)
+    check_task(task, interface.scale)
     if task.kind == "deblur" and args.pairs is None:
         raise NmcompileError(
             "deblurring has no standard degradation to make from clean images; give "

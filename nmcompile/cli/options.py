@@ -44,9 +44,15 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Where images come from."""
     group = parser.add_argument_group("images")
-    group.add_argument("--data", type=Path, metavar="DIR", help="clean images; the task degrades them")
     group.add_argument(
-        "--pairs", type=Path, nargs=2, metavar=("LQ_DIR", "HQ_DIR"), help="degraded and clean images"
+        "--data", type=Path, metavar="DIR", help="clean images; the task degrades them"
+    )
+    group.add_argument(
+        "--pairs",
+        type=Path,
+        nargs=2,
+        metavar=("LQ_DIR", "HQ_DIR"),
+        help="degraded and clean images",
     )
 
 
