@@ -6,41 +6,50 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nmcompile.capture import capture
 from nmcompile.data import Source
 from nmcompile.errors import NmcompileError
+from nmcompile.loading import load_model
+from nmcompile.program import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A pretrained network and what it is judged on.
+    """A pretrained network.
 
     Attributes:
         weights: file under weights/.
-        arch: what builds it.
-        task: the task it was trained for.
+        arch: what builds it, under examples.models.
         value_range: 1.0 or 255.0.
-        tests: names of test sets.
     """
 
     weights: str
     arch: str
-    task: str
-    value_range: float
-    tests: tuple[str, ...]
+    value_range: float = 1.0
+
+    def program(self) -> Program:
+        """The network, captured."""
+        model = load_model(data_root() / "weights" / self.weights, f"examples.models.{self.arch}")
+        return capture(model, value_range=self.value_range)
 
 
-_SR4 = ("Set5", "Set14", "BSD100")
+# Named as in the data folder's measured.json.
 NETWORKS = {
-    "CARN-M x4": Network(
-        "carn_m_x234.pt", "examples.models.carn:carn_m?scale=4", "sr:4", 1.0, _SR4
-    ),
-    "IMDN x4": Network("imdn_x4.pt", "examples.models.imdn:imdn", "sr:4", 1.0, _SR4),
-    "RLFN x4": Network("rlfn_x4.pt", "examples.models.rlfn:rlfn?scale=4", "sr:4", 255.0, _SR4),
-    "DnCNN s25": Network(
-        "dncnn_gray_s25_bn.pt", "examples.models.dncnn:dncnn_bn", "denoise:25", 1.0, ("Set12-7",)
-    ),
+    "carn_m_x234@x2": Network("carn_m_x234.pt", "carn:carn_m?scale=2"),
+    "carn_m_x234@x3": Network("carn_m_x234.pt", "carn:carn_m?scale=3"),
+    "carn_m_x234@x4": Network("carn_m_x234.pt", "carn:carn_m?scale=4"),
+    "imdn_x4": Network("imdn_x4.pt", "imdn:imdn"),
+    "rlfn_x2": Network("rlfn_x2.pt", "rlfn:rlfn?scale=2", 255.0),
+    "rlfn_x4": Network("rlfn_x4.pt", "rlfn:rlfn?scale=4", 255.0),
+    "edsr_f32b5_x2": Network("edsr_f32b5_x2.pt", "edsr:edsr?features=32", 255.0),
+    "edsr_f64b5_x2": Network("edsr_f64b5_x2.pt", "edsr:edsr?features=64", 255.0),
+    "dncnn_gray_s25_bn": Network("dncnn_gray_s25_bn.pt", "dncnn:dncnn_bn"),
+    "dncnn_gray_s25_merged": Network("dncnn_gray_s25_merged.pt", "dncnn:dncnn"),
+    "cdncnn_color_s25": Network("cdncnn_color_s25.pt", "dncnn:dncnn?channels=3,depth=20"),
+    "dncnn3_gray_multitask": Network("dncnn3_gray_multitask.pt", "dncnn:dncnn?depth=20"),
+    "dmphn_1_2_4_gopro": Network("dmphn_1_2_4_gopro.pt", "dmphn:dmphn"),
 }
 
 
@@ -55,14 +64,25 @@ def data_root() -> Path:
     return root
 
 
-def test_set(name: str) -> Source:
-    """A test set by its name: the super-resolution sets x4, or the 256x256 images of Set12."""
-    root = data_root()
-    if name == "Set12-7":
-        return Source(tuple(sorted((root / "denoise/Set12").glob("0[1-7].png"))))
-    return Source.pairs(root / "sr" / name / "LR_x4", root / "sr" / name / "HR")
-
-
 def calibration_set() -> Source:
     """Training images: none of them is in a test set."""
     return Source.folder(data_root() / "train/BSDS500_train")
+
+
+def test_set(name: str) -> tuple[str, Source]:
+    """Task and images of a test set by its name in measured.json, such as `Set5 x4`."""
+    root = data_root()
+    first, _, second = name.removesuffix(" (Y)").partition(" ")
+    if second.startswith("x"):
+        folder = root / "sr" / first
+        return f"sr:{second[1:]}", Source.pairs(folder / f"LR_{second}", folder / "HR")
+    if second.startswith("jpeg-q"):
+        return f"jpeg:{second[6:]}", Source.folder(root / "deblock" / first)
+    if first == "GoPro-2":
+        return "deblur", Source.pairs(root / "deblur/blur", root / "deblur/sharp")
+    if first == "CBSD68":
+        ids = (root / "denoise/cbsd68_ids.txt").read_text().split()
+        return "denoise:25", Source(tuple(root / f"sr/BSD100/HR/{i}.jpg" for i in ids))
+    if first == "Set12-7":  # the images of 256 x 256
+        return "denoise:25", Source(tuple(sorted((root / "denoise/Set12").glob("0[1-7].png"))))
+    return "denoise:25", Source.folder(root / "denoise" / first)

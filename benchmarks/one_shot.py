@@ -10,29 +10,36 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import NETWORKS, ROOT, Network, calibration_set, data_root, test_set
+from benchmarks.networks import NETWORKS, ROOT, calibration_set, test_set
 from nmcompile.budget import Budget
-from nmcompile.capture import capture
 from nmcompile.context import Context
 from nmcompile.evaluate import evaluate
-from nmcompile.loading import load_model
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
 from nmcompile.progress import Reporter
+from nmcompile.runtime.native import cpu_name
 from nmcompile.tasks import Task
 from nmcompile.transform import CLEAN, analyze, assign, prepare, prune
 
 UNIFORM = ("3:4", "12:16", "2:4", "8:16")
 CROPS = 96
+_SR = ("Set5 x4", "Set14 x4", "BSD100 x4")
+# Network -> the test sets it is judged on.
+STUDIED = {
+    "dncnn_gray_s25_bn": ("Set12-7",),
+    "carn_m_x234@x4": _SR,
+    "imdn_x4": _SR,
+    "rlfn_x4": _SR,
+}
 
 Row = dict[str, Any]
 
@@ -42,64 +49,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("names", nargs="*", default=list(NETWORKS), metavar="NAME")
+    parser.add_argument("names", nargs="*", default=list(STUDIED), metavar="NAME")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/one_shot.json")
     args = parser.parse_args()
     rows: dict[str, Row] = json.loads(args.out.read_text())["rows"] if args.out.exists() else {}
     for name in args.names:
-        for key, row in measure(name, NETWORKS[name], rows):
+        for key, row in measure(name, rows):
             rows[key] = row
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(
-                json.dumps({"machine": platform.processor(), "rows": rows}, indent=1)
-            )
+            args.out.write_text(json.dumps({"cpu": cpu_name(), "rows": rows}, indent=1))
     print_table(rows)
 
 
-def measure(name: str, network: Network, known: dict[str, Row]) -> Any:
+def measure(name: str, known: dict[str, Row]) -> Iterator[tuple[str, Row]]:
     """Yields (key, row) for every row of a network that is not known yet."""
-    model = load_model(data_root() / "weights" / network.weights, network.arch)
-    captured = capture(model, value_range=network.value_range)
-    ctx = prepare(captured, network.task, source=calibration_set(), crops=CROPS)
-    ctx = dataclasses.replace(ctx, reporter=Reporter())
+    sets = STUDIED[name]
+    captured = NETWORKS[name].program()
+    task = test_set(sets[0])[0]
+    ctx = prepare(captured, task, source=calibration_set(), crops=CROPS, reporter=Reporter())
     program = run_passes(captured, ctx, CLEAN)
     if f"{name} dense" not in known:
-        yield f"{name} dense", _row(program, network, 1.0)
+        yield f"{name} dense", _row(program, sets, 1.0)
     for text in UNIFORM:
         key = f"{name} uniform {text}"
         if key not in known:
-            yield key, _compiled(program, ctx, network, uniform=Pattern.parse(text))
-    if network.task.startswith("denoise") and f"{name} uniform 2:4 magnitude" not in known:
-        plain = dataclasses.replace(ctx, prune_method="magnitude")
-        row = _compiled(program, plain, network, uniform=Pattern.parse("2:4"))
-        yield f"{name} uniform 2:4 magnitude", row
+            yield key, _compiled(program, ctx, sets, uniform=Pattern.parse(text))
+    key = f"{name} uniform 2:4 magnitude"
+    if ctx.task.kind == "denoise" and key not in known:
+        pattern = Pattern.parse("2:4")
+        yield key, _compiled(program, ctx, sets, uniform=pattern, prune_method="magnitude")
     for text in UNIFORM[1::2]:
         key = f"{name} layer-wise, MACs of {text}"
         if key not in known:
             share = known[f"{name} uniform {text}"]["macs"]
             budget = Budget("macs", share + 1e-9, "x")
-            yield key, _compiled(program, ctx, network, budget=budget)
+            yield key, _compiled(program, ctx, sets, budget=budget)
 
 
-def _compiled(program: Program, ctx: Context, network: Network, **changes: Any) -> Row:
+def _compiled(program: Program, ctx: Context, sets: tuple[str, ...], **changes: Any) -> Row:
     started = time.perf_counter()
     ctx = dataclasses.replace(ctx, **changes)
     pruned = prune(assign(analyze(program, ctx), ctx), ctx)
+    seconds = round(time.perf_counter() - started, 1)
     plan = pruned.the_plan
-    row = _row(pruned, network, plan.macs / plan.dense_macs)
-    patterns = [str(layer.pattern) for layer in plan.layers]
-    return {**row, "patterns": patterns, "seconds": round(time.perf_counter() - started, 1)}
+    row = _row(pruned, sets, plan.macs / plan.dense_macs)
+    return {**row, "patterns": [str(layer.pattern) for layer in plan.layers], "seconds": seconds}
 
 
-def _row(program: Program, network: Network, macs: float) -> Row:
-    interface = program.interface
-    task = Task.parse(network.task)
-    psnr = {
-        name: evaluate(
-            program, test_set(name).samples(task, interface.channels, interface.scale), task
-        ).psnr
-        for name in network.tests
-    }
+def _row(program: Program, sets: tuple[str, ...], macs: float) -> Row:
+    psnr = {}
+    for name in sets:
+        text, source = test_set(name)
+        interface, task = program.interface, Task.parse(text)
+        samples = source.samples(task, interface.channels, interface.scale)
+        psnr[name] = evaluate(program, samples, task).psnr
     return {"macs": macs, "psnr": psnr}
 
 

@@ -14,6 +14,8 @@ from nmcompile.images import list_images, read_image
 from nmcompile.resize import imresize
 from nmcompile.tasks import Bytes, Floats, Task, as_channels, luma
 
+# Clean images may be a little larger than scale x degraded; they are cut at the bottom and right.
+_MARGIN = 4
 _FALLBACK = ("astronaut", "chelsea", "rocket", "motorcycle_left", "coffee", "camera")
 
 
@@ -122,9 +124,10 @@ def _network_input(low: Floats, task: Task, channels: int, scale: int) -> Floats
 def _sample(path: Path, clean: Bytes, low: Floats, task: Task, channels: int, scale: int) -> Sample:
     clean = as_channels(clean, 3 if task.on_luma else channels)
     height, width = low.shape[0] * scale, low.shape[1] * scale
-    if clean.shape[0] < height or clean.shape[1] < width:
+    beyond = (clean.shape[0] - height, clean.shape[1] - width)
+    if min(beyond) < 0 or max(beyond) > _MARGIN * task.scale:
         raise NmcompileError(
             f"{path} is {clean.shape[0]}x{clean.shape[1]}; its degraded image and the network's "
-            f"scale {scale} need at least {height}x{width}: is --task {task} right?"
+            f"scale {scale} make {height}x{width}: are the pairs for --task {task}?"
         )
     return Sample(path.stem, low, clean[:height, :width])

@@ -100,6 +100,9 @@ def writing(target: Path) -> Iterator[Path]:
             _swap(folder, target)
         else:
             folder.replace(target)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise NmcompileError(f"{target}: cannot write the engine ({error})") from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
