@@ -69,7 +69,7 @@ def calibration_set() -> Source:
     return Source.folder(data_root() / "train/BSDS500_train")
 
 
-def test_set(name: str) -> tuple[str, Source]:
+def evaluation_set(name: str) -> tuple[str, Source]:
     """Task and images of a test set by its name in measured.json, such as `Set5 x4`."""
     root = data_root()
     first, _, second = name.removesuffix(" (Y)").partition(" ")

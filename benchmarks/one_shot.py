@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import NETWORKS, ROOT, calibration_set, test_set
+from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set
 from nmcompile.budget import Budget
 from nmcompile.context import Context
 from nmcompile.evaluate import evaluate
@@ -65,7 +65,7 @@ def measure(name: str, known: dict[str, Row]) -> Iterator[tuple[str, Row]]:
     """Yields (key, row) for every row of a network that is not known yet."""
     sets = STUDIED[name]
     captured = NETWORKS[name].program()
-    task = test_set(sets[0])[0]
+    task = evaluation_set(sets[0])[0]
     ctx = prepare(captured, task, source=calibration_set(), crops=CROPS, reporter=Reporter())
     program = run_passes(captured, ctx, CLEAN)
     if f"{name} dense" not in known:
@@ -99,7 +99,7 @@ def _compiled(program: Program, ctx: Context, sets: tuple[str, ...], **changes: 
 def _row(program: Program, sets: tuple[str, ...], macs: float) -> Row:
     psnr = {}
     for name in sets:
-        text, source = test_set(name)
+        text, source = evaluation_set(name)
         interface, task = program.interface, Task.parse(text)
         samples = source.samples(task, interface.channels, interface.scale)
         psnr[name] = evaluate(program, samples, task).psnr

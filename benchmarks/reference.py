@@ -13,7 +13,7 @@ import json
 
 from rich.console import Console
 
-from benchmarks.networks import NETWORKS, data_root, test_set
+from benchmarks.networks import NETWORKS, data_root, evaluation_set
 from nmcompile.evaluate import evaluate
 from nmcompile.tasks import Task
 
@@ -35,7 +35,7 @@ def main() -> int:
         for place, row in known[name].items():
             if args.sets and not place.startswith(tuple(args.sets.split(","))):
                 continue
-            text, source = test_set(place)
+            text, source = evaluation_set(place)
             task, interface = Task.parse(text), program.interface
             samples = source.samples(task, interface.channels, interface.scale)
             ours = evaluate(program, samples, task).psnr
