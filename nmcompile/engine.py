@@ -128,8 +128,12 @@ def check_writable(target: Path) -> None:
     parent = Path(target).absolute().parent
     if not parent.is_dir():
         raise NmcompileError(f"{target}: the folder {parent} does not exist; make it first")
-    if not os.access(parent, os.W_OK):
-        raise NmcompileError(f"{target}: the folder {parent} is not writable; choose another -o")
+    try:
+        Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent)).rmdir()
+    except OSError as error:
+        raise NmcompileError(
+            f"{target}: the folder {parent} is not writable ({error.strerror}); choose another -o"
+        ) from None
     if target.exists() and not _is_engine(target):
         raise NmcompileError(
             f"{target} exists and is not an engine; choose another -o or remove it yourself"
