@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nmcompile.errors import NmcompileError
@@ -42,7 +43,9 @@ class Measurements:
             row = connection.execute(
                 "select value from numbers where key = ?", (_digest(key),)
             ).fetchone()
-        return None if row is None else float(row[0])
+        if row is None:
+            return None
+        return math.nan if row[0] is None else float(row[0])  # SQLite keeps NaN as NULL
 
     def put(self, value: float, *key: object) -> None:
         """Keeps a number."""
@@ -60,7 +63,7 @@ class Measurements:
         return found
 
     @contextlib.contextmanager
-    def _open(self):  # type: ignore[no-untyped-def]
+    def _open(self) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
             yield connection
 

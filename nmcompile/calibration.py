@@ -12,7 +12,7 @@ from torch import Tensor
 from nmcompile.data import Sample, Source
 from nmcompile.errors import NmcompileError
 from nmcompile.program import Interface
-from nmcompile.tasks import Task
+from nmcompile.tasks import Floats, Task
 
 CROP = 48
 CROPS = 64
@@ -52,33 +52,60 @@ def calibrate(
     each is. The same seed gives the same crops.
     """
     check_task(task, interface.scale)
-    samples = list(source.samples(task, interface.channels, interface.scale))
-    training, validation = _split(samples, interface)
     size = _crop_size(interface)
-    usable = [s for s in training if s.degraded.shape[0] >= size[0] <= s.degraded.shape[1]]
-    usable = [s for s in usable if s.degraded.shape[1] >= size[1]]
-    if not usable:
-        largest = max((s.degraded.shape[:2] for s in training), default=(0, 0))
-        raise NmcompileError(
-            f"the calibration images are too small: the largest network input is {largest[0]}x"
-            f"{largest[1]}, a crop needs {size[0]}x{size[1]}; give larger images with --data"
-        )
-    cut = np.stack(list(_cuts(usable, crops, size, seed)))
+    training, validation = _gather(source, task, interface, crops)
+    cut = np.stack(list(_cuts(training, crops, size, seed)))
     tensor = torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous() * interface.value_range
     return Calibration(tensor, tuple(_shrink(s, interface) for s in validation))
 
 
-def _split(samples: list[Sample], interface: Interface) -> tuple[list[Sample], list[Sample]]:
-    if len(samples) >= _HELD_OUT:
-        held = samples[::_HELD_OUT][:_VALIDATION_IMAGES]
-        names = {s.name for s in held}
-        return [s for s in samples if s.name not in names], held
-    left, right = [], []
-    for sample in samples:
-        middle = sample.degraded.shape[1] * 2 // 3
-        left.append(_window(sample, interface, slice(None), slice(0, middle)))
-        right.append(_window(sample, interface, slice(None), slice(middle, None)))
-    return left, right
+def _gather(
+    source: Source, task: Task, interface: Interface, crops: int
+) -> tuple[list[Floats], list[Sample]]:
+    """Network inputs to cut crops from, and samples to check with; reads no more than it needs."""
+    training: list[Floats] = []
+    validation: list[Sample] = []
+    size, smallest = _crop_size(interface), _smallest(interface)
+    largest = (0, 0)
+    for index, sample in enumerate(source.samples(task, interface.channels, interface.scale)):
+        largest = max(largest, sample.degraded.shape[:2])
+        for part, is_held in _parts(sample, index, len(source.clean), interface):
+            if is_held and len(validation) < _VALIDATION_IMAGES:
+                if _is_at_least(part, smallest):
+                    validation.append(part)
+            elif _is_at_least(part, size) and len(training) < crops:
+                training.append(part.degraded)
+        if len(training) >= crops and len(validation) >= _VALIDATION_IMAGES:
+            break
+    if not training or not validation:
+        raise NmcompileError(
+            f"the calibration images are too small: the largest network input is {largest[0]}x"
+            f"{largest[1]}, a crop needs {size[0]}x{size[1]}; give larger images with --data"
+        )
+    return training, validation
+
+
+def _parts(
+    sample: Sample, index: int, count: int, interface: Interface
+) -> list[tuple[Sample, bool]]:
+    """A sample, or its left and right where there are few, and whether each is held out."""
+    if count >= _HELD_OUT:
+        return [(sample, index % _HELD_OUT == 0)]
+    middle = sample.degraded.shape[1] * 2 // 3
+    left, right = slice(0, middle), slice(middle, None)
+    return [
+        (_window(sample, interface, slice(None), left), False),
+        (_window(sample, interface, slice(None), right), True),
+    ]
+
+
+def _is_at_least(sample: Sample, size: tuple[int, int]) -> bool:
+    return all(n >= least for n, least in zip(sample.degraded.shape[:2], size, strict=True))
+
+
+def _smallest(interface: Interface) -> tuple[int, int]:
+    least = max(interface.minimum, interface.multiple)
+    return interface.fixed_size or (least, least)
 
 
 def _window(sample: Sample, interface: Interface, rows: slice, columns: slice) -> Sample:
@@ -98,7 +125,7 @@ def _shrink(sample: Sample, interface: Interface) -> Sample:
     parts = []
     for axis in (0, 1):
         length = sample.degraded.shape[axis]
-        wanted = min(length, _VALIDATION_CROP)
+        wanted = min(length, max(_VALIDATION_CROP, interface.minimum))
         if interface.fixed_size:
             wanted = interface.fixed_size[axis]
         wanted -= wanted % interface.multiple
@@ -114,11 +141,9 @@ def _crop_size(interface: Interface) -> tuple[int, int]:
     return size, size
 
 
-def _cuts(
-    samples: list[Sample], count: int, size: tuple[int, int], seed: int
-) -> Iterable[np.ndarray]:
+def _cuts(images: list[Floats], count: int, size: tuple[int, int], seed: int) -> Iterable[Floats]:
     generator = np.random.default_rng(seed)
     for index in range(count):
-        image = samples[index % len(samples)].degraded
+        image = images[index % len(images)]
         y, x = (int(generator.integers(image.shape[a] - size[a] + 1)) for a in (0, 1))
         yield image[y : y + size[0], x : x + size[1]]

@@ -37,16 +37,21 @@ class Conv:
     groups: int = 1
 
 
-def read_conv(node: fx.Node) -> Conv | None:
-    """Describes `node` if it is a 2-D convolution or linear layer over a constant weight."""
+def read_conv(node: fx.Node, constant: bool = True) -> Conv | None:
+    """Describes `node` if it is a 2-D convolution or linear layer.
+
+    Args:
+        node: any node.
+        constant: whether the weight must be one of the network's own, not computed by it.
+    """
     if node.op != "call_function":
         return None
     reader = _READERS.get(node.target)
     if reader is None:
         return None
-    arguments = _named_arguments(node)
+    arguments = named_arguments(node)
     weight = arguments.get("weight")
-    if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+    if not isinstance(weight, fx.Node) or (constant and weight.op != "get_attr"):
         return None
     conv: Conv | None = reader(arguments)
     return conv
@@ -142,7 +147,8 @@ def _pair(value: Any) -> tuple[int, int]:
     return (int(first), int(last))
 
 
-def _named_arguments(node: fx.Node) -> dict[str, Any]:
+def named_arguments(node: fx.Node) -> dict[str, Any]:
+    """Name -> argument of a call of an ATen operator, defaults filled in."""
     target: Any = node.target
     names = [argument.name for argument in target._schema.arguments]
     defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}

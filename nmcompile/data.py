@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class Sample:
     """One image pair.
 
     Attributes:
-        name: file name without its ending.
+        name: file name without its ending (with it, where several share the name without).
         degraded: H x W x C in 0..1, C = the network's channels.
         clean: sH x sW x C', uint8; C' = 3 where a one-channel network is judged on luma.
     """
@@ -54,8 +55,7 @@ class Source:
     @classmethod
     def pairs(cls, degraded: Path, clean: Path) -> Source:
         """Two folders whose images pair by name (`bird.png` with `bird.png` or `birdx4.png`)."""
-        low = {_stem(p): p for p in list_images(degraded)}
-        high = {_stem(p): p for p in list_images(clean)}
+        low, high = _by_stem(degraded), _by_stem(clean)
         if set(low) != set(high):
             odd = sorted(set(low) ^ set(high))[0]
             where, other = (degraded, clean) if odd in low else (clean, degraded)
@@ -78,6 +78,7 @@ class Source:
 
     def samples(self, task: Task, channels: int, scale: int) -> Iterator[Sample]:
         """Yields the samples for a network of that many channels and that scale."""
+        stems = Counter(path.stem for path in self.clean)
         for index, path in enumerate(self.clean):
             clean = read_image(path)
             if clean.dtype != np.uint8:
@@ -85,31 +86,58 @@ class Source:
             if self.degraded:
                 low = _given(self.degraded[index], task, channels, scale)
             else:
-                clean, low = _made(clean, task, index, channels, scale)
-            yield _sample(path, clean, low, task, channels, scale)
+                clean, low = _made(path, clean, task, index, channels, scale)
+            name = path.stem if stems[path.stem] == 1 else path.name
+            yield _sample(name, path, clean, low, task, channels, scale)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder by what pairs them; raises NmcompileError where two have the same."""
+    found: dict[str, Path] = {}
+    for path in list_images(folder):
+        other = found.setdefault(_stem(path), path)
+        if other is not path:
+            raise NmcompileError(
+                f"{folder} has {other.name} and {path.name}, which pair with the same image; "
+                "remove one"
+            )
+    return found
 
 
 def _stem(path: Path) -> str:
     return re.sub(r"[_-]?(x\d|LR|HR|SRF_\d)$", "", path.stem, flags=re.IGNORECASE)
 
 
-def _made(clean: Bytes, task: Task, index: int, channels: int, scale: int) -> tuple[Bytes, Floats]:
+def _made(
+    path: Path, clean: Bytes, task: Task, index: int, channels: int, scale: int
+) -> tuple[Bytes, Floats]:
     colour = as_channels(clean, 3 if task.on_luma else channels)
     height, width = (n - n % task.scale for n in colour.shape[:2])
+    if min(height, width) == 0:
+        raise NmcompileError(
+            f"{path} is {clean.shape[0]}x{clean.shape[1]}, too small for --task {task}; remove it"
+        )
     colour = colour[:height, :width]
     return colour, _network_input(task.degrade(colour, index), task, channels, scale)
 
 
 def _given(path: Path, task: Task, channels: int, scale: int) -> Floats:
     image = read_image(path)
-    largest = 255 if image.dtype == np.uint8 else 65535
     wanted = 3 if task.on_luma else channels
-    colour = (
-        as_channels(image, wanted)
-        if image.dtype == np.uint8
-        else np.broadcast_to(image[..., :wanted], (*image.shape[:2], wanted))
-    )
-    return _network_input((colour / np.float32(largest)).astype(np.float32), task, channels, scale)
+    if image.dtype == np.uint8:
+        low = as_channels(image, wanted).astype(np.float32) / np.float32(255)
+    else:
+        low = _deep_channels(image.astype(np.float32) / np.float32(65535), wanted)
+    return _network_input(low, task, channels, scale)
+
+
+def _deep_channels(image: Floats, channels: int) -> Floats:
+    """What as_channels does to 8 bits, not rounded."""
+    colour = image[..., : (3 if image.shape[2] >= 3 else 1)]
+    if colour.shape[2] > channels:
+        grey: Floats = colour @ np.array([[0.299], [0.587], [0.114]], np.float32)
+        return grey
+    return np.repeat(colour, channels // colour.shape[2], axis=2)
 
 
 def _network_input(low: Floats, task: Task, channels: int, scale: int) -> Floats:
@@ -121,7 +149,9 @@ def _network_input(low: Floats, task: Task, channels: int, scale: int) -> Floats
     return low
 
 
-def _sample(path: Path, clean: Bytes, low: Floats, task: Task, channels: int, scale: int) -> Sample:
+def _sample(
+    name: str, path: Path, clean: Bytes, low: Floats, task: Task, channels: int, scale: int
+) -> Sample:
     clean = as_channels(clean, 3 if task.on_luma else channels)
     height, width = low.shape[0] * scale, low.shape[1] * scale
     beyond = (clean.shape[0] - height, clean.shape[1] - width)
@@ -130,4 +160,4 @@ def _sample(path: Path, clean: Bytes, low: Floats, task: Task, channels: int, sc
             f"{path} is {clean.shape[0]}x{clean.shape[1]}; its degraded image and the network's "
             f"scale {scale} make {height}x{width}: are the pairs for --task {task}?"
         )
-    return Sample(path.stem, low, clean[:height, :width])
+    return Sample(name, low, clean[:height, :width])

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
 import torch
 
 from nmcompile.data import Sample
 from nmcompile.engine import Manifest
+from nmcompile.errors import NmcompileError
 from nmcompile.metrics import Quality, compare
-from nmcompile.program import Program
+from nmcompile.program import Interface, Program
 from nmcompile.runtime import Engine
+from nmcompile.runtime.pixels import mirrored
 from nmcompile.tasks import Floats, Task
 
 # An H x W x C picture in 0..1 -> the restored one, not clipped.
@@ -54,7 +55,7 @@ def qualities(
 
 
 def restorer(network: Program | Engine) -> Restorer:
-    """The network as a function of one picture of any size, padded to what it takes."""
+    """The network as a function of one picture, padded to a size that it takes."""
     if isinstance(network, Engine):
         return network.restore
     return lambda image: _run_program(network, image)
@@ -63,11 +64,29 @@ def restorer(network: Program | Engine) -> Restorer:
 def _run_program(program: Program, image: Floats) -> Floats:
     interface = program.interface
     height, width = image.shape[:2]
-    below, right = (-height % interface.multiple, -width % interface.multiple)
-    padded = np.pad(image, ((0, below), (0, right), (0, 0)), mode="reflect")
-    x = torch.from_numpy(padded).permute(2, 0, 1)[None].contiguous() * interface.value_range
+    size = _padded_size(interface, height, width)
+    rows, columns = mirrored(height, size[0]), mirrored(width, size[1])
+    padded = torch.from_numpy(image[rows[:, None], columns])
+    x = padded.permute(2, 0, 1)[None].contiguous() * interface.value_range
     y: Floats = (program(x)[0].permute(1, 2, 0) / interface.value_range).numpy()
     return y[: height * interface.scale, : width * interface.scale]
+
+
+def _padded_size(interface: Interface, height: int, width: int) -> tuple[int, int]:
+    """The size at which an image is run; raises NmcompileError where there is none."""
+    step, fixed = interface.multiple, interface.fixed_size
+    size = fixed or (-(-height // step) * step, -(-width // step) * step)
+    if size[0] < height or size[1] < width:
+        raise NmcompileError(
+            f"the image is {height}x{width}, the network takes {size[0]}x{size[1]} only; compile "
+            "it first: an engine runs larger images in tiles"
+        )
+    if min(size) < interface.minimum:
+        raise NmcompileError(
+            f"the image is {height}x{width}, the network needs at least {interface.minimum}x"
+            f"{interface.minimum} pixels; enlarge the image or add a border"
+        )
+    return size
 
 
 def manifest_task(manifest: Manifest) -> Task:

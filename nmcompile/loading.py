@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import json
+import os
 import pickle
+import re
 import sys
+import warnings
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +31,13 @@ _NEEDS_ARCH = (
     "that returns the nn.Module; or save the whole network with "
     "torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
 )
+_RUNS_CODE = "opening it runs code from the file. If you trust its author add --trust-pickle"
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+# What torch.export writes of image sizes: sums and products of symbols.
+_ARITHMETIC = (
+    ast.Expression, ast.Constant, ast.Name, ast.Call, ast.keyword, ast.BinOp, ast.UnaryOp,
+    ast.Compare, ast.operator, ast.unaryop, ast.cmpop, ast.expr_context,
+)  # fmt: skip
 
 
 def load_model(path: Path, arch: str | None = None, trust_pickle: bool = False) -> Model:
@@ -37,7 +52,7 @@ def load_model(path: Path, arch: str | None = None, trust_pickle: bool = False) 
         raise NmcompileError(f"{path}: no such file; expected a .pt2, .pt, .pth or .safetensors")
     kind = _kind(path)
     if kind == "pt2":
-        model: Model = _load_archive(path)
+        model: Model = _load_archive(path, trust_pickle)
     elif kind == "safetensors":
         model = _build(_load_safetensors(path), arch, path)
     else:
@@ -48,11 +63,12 @@ def load_model(path: Path, arch: str | None = None, trust_pickle: bool = False) 
 
 
 def _kind(path: Path) -> str:
-    head = path.open("rb").read(16)
+    with path.open("rb") as stream:
+        head = stream.read(16)
     if len(head) == 0:
         raise NmcompileError(f"{path}: the file is empty")
     if zipfile.is_zipfile(path):
-        names = {name.split("/", 1)[-1] for name in zipfile.ZipFile(path).namelist()}
+        names = _intact_names(path)
         if "archive_format" in names or any(name.startswith("models/") for name in names):
             return "pt2"
         if "constants.pkl" in names and any(name.startswith("code/") for name in names):
@@ -73,14 +89,87 @@ def _kind(path: Path) -> str:
     raise NmcompileError(f"{path} is {found}; expected .pt2, a state dict or .safetensors")
 
 
-def _load_archive(path: Path) -> ExportedProgram:
+def _intact_names(path: Path) -> set[str]:
+    """The names in a zip archive, less its top folder, once all checksums are right."""
     try:
-        return torch.export.load(path)
+        with zipfile.ZipFile(path) as archive:
+            for item in archive.infolist():
+                if item.CRC:  # torch.serialization.set_crc32_options(False) leaves none
+                    archive.read(item)
+            return {name.split("/", 1)[-1] for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+        raise NmcompileError(f"{path} is damaged ({_first_line(error)}); copy it again") from None
+
+
+def _load_archive(path: Path, trust_pickle: bool) -> ExportedProgram:
+    if not trust_pickle:
+        _check_archive(path)
+    try:
+        with warnings.catch_warnings(action="ignore"), _without_code(not trust_pickle):
+            exported = torch.export.load(path)
+    except pickle.UnpicklingError:
+        raise NmcompileError(f"{path} holds a pickled Python object: {_RUNS_CODE}") from None
     except Exception as error:
         raise NmcompileError(
             f"{path}: cannot read the torch.export archive ({_first_line(error)}); save it again "
             f"with torch {torch.__version__.split('+')[0]} or an older one"
         ) from error
+    exported._guards_code = []  # Python text; the runtime checks sizes by itself
+    return exported
+
+
+@contextmanager
+def _without_code(wanted: bool) -> Iterator[None]:
+    """torch.export.load opens pickles that it cannot open safely unsafely, unless told not to."""
+    before = os.environ.get(_WEIGHTS_ONLY)
+    if wanted:
+        os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_WEIGHTS_ONLY, None)
+        if before is not None:
+            os.environ[_WEIGHTS_ONLY] = before
+
+
+def _check_archive(path: Path) -> None:
+    """Raises NmcompileError for what torch.export.load would run: objects and expressions."""
+    try:
+        reader = torch._C.PyTorchFileReader(str(path))
+        names = reader.get_all_records()
+        documents = [reader.get_record(name) for name in names if name.endswith(".json")]
+        expressions: list[str] = []
+        for document in documents:
+            json.loads(document, object_hook=lambda x: expressions.append(x.get("expr_str", "0")))
+    except (RuntimeError, ValueError) as error:
+        raise NmcompileError(f"{path} is damaged ({_first_line(error)}); copy it again") from None
+    objects = [name for name in names if re.search("/(custom|opaque)_obj", name.lower())]
+    if objects:
+        raise NmcompileError(f"{path} holds a pickled Python object ({objects[0]}): {_RUNS_CODE}")
+    for text in expressions:
+        if not _is_arithmetic(text):
+            raise NmcompileError(f"{path} has code ({text[:60]!r}) for a size: {_RUNS_CODE}")
+
+
+def _is_arithmetic(text: str) -> bool:
+    """Whether text, which torch gives to eval, only combines numbers and symbols."""
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError):
+        return False
+    return all(
+        isinstance(node, _ARITHMETIC)
+        and (not isinstance(node, ast.Call) or _makes_symbol(node.func))
+        and (not isinstance(node, ast.Constant) or bool(re.fullmatch(r"[\w.+-]*", str(node.value))))
+        for node in nodes
+    )
+
+
+def _makes_symbol(function: ast.expr) -> bool:
+    """sympy's classes begin with a capital; Python's functions that do harm do not."""
+    if not isinstance(function, ast.Name):
+        return False
+    return function.id[0].isupper() or function.id in ("ceiling", "floor")
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -95,16 +184,18 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load_torch(path: Path, trust_pickle: bool) -> Any:
+    if trust_pickle:
+        _import_from_here()
     try:
-        return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
-        if not trust_pickle and "weights_only" in str(error).lower():
+        if not trust_pickle and (zipfile.is_zipfile(path) or "global" in str(error).lower()):
             raise NmcompileError(
-                f"{path} is a pickled Python object: opening it runs code from the file. If you "
-                "trust its author add --trust-pickle; better, save a .pt2 archive "
+                f"{path} is a pickled Python object: {_RUNS_CODE}; better, save a .pt2 archive "
                 "(torch.export.save) or a state dict and give --arch"
             ) from None
-        raise NmcompileError(f"{path}: damaged or foreign file ({_first_line(error)})") from None
+        raise NmcompileError(f"{path} is damaged, or no file that torch.save wrote") from None
     except Exception as error:
         raise NmcompileError(f"{path}: cannot read it ({_first_line(error)})") from error
 
@@ -147,7 +238,9 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _misfits(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    faults = [f"weight {name} is missing in the file" for name in wanted if name not in found]
+    # Files from before torch 0.4.1 lack this counter, which inference does not need.
+    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    faults = [f"weight {name} is missing in the file" for name in needed if name not in found]
     faults += [f"weight {name} is not in the architecture" for name in found if name not in wanted]
     faults += [
         f"weight {name} is {tuple(found[name].shape)}, the architecture has {tuple(w.shape)}"
@@ -166,26 +259,41 @@ def make_architecture(arch: str) -> nn.Module:
             f"--arch {arch!r}: expected package.module:factory[?key=value,...], "
             "for example basicsr.archs.rrdbnet_arch:RRDBNet?num_block=6"
         )
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    arguments = _arguments(query, arch)
+    _import_from_here()
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise NmcompileError(
-            f"--arch {arch}: cannot import it ({_first_line(error)}); the module must be "
+            f"--arch {arch}: cannot import it ({_described(error)}); the module must be "
             "importable from the current folder or installed"
-        ) from None
-    arguments = _arguments(query, arch)
+        ) from error
+    if not callable(factory):
+        raise NmcompileError(f"--arch {arch} is a {type(factory).__name__}; expected a function")
     try:
         model = factory(**arguments)
-    except TypeError as error:
-        known = ", ".join(inspect.signature(factory).parameters) or "no arguments"
-        raise NmcompileError(f"--arch {arch}: {_first_line(error)}; it takes {known}") from None
+    except Exception as error:
+        raise NmcompileError(
+            f"--arch {arch}: it fails ({_described(error)}); it takes {_parameters(factory)}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise NmcompileError(
             f"--arch {arch} returned {type(model).__name__}; expected a torch.nn.Module"
         )
     return model.eval()
+
+
+def _import_from_here() -> None:
+    """Makes modules of the current folder importable, as they are for `python -m`."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def _parameters(factory: Any) -> str:
+    try:
+        return ", ".join(inspect.signature(factory).parameters) or "no arguments"
+    except (TypeError, ValueError):
+        return "arguments that it does not tell"
 
 
 def _arguments(query: str, arch: str) -> dict[str, Any]:
@@ -222,6 +330,10 @@ def _check_finite(model: Model, path: Path) -> None:
                 f"{path}: weight {name} has {bad} values that are NaN or infinite; "
                 "the network is damaged or its training diverged"
             )
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,13 @@ from pathlib import Path
 import torch
 
 import nmcompile
-from nmcompile.backends.onnx import export_onnx, export_program
+from nmcompile.backends.onnx import (
+    exchange_weights,
+    export_onnx,
+    export_program,
+    write_onnx,
+)
+from nmcompile.capture.tracing import quiet
 from nmcompile.context import Context
 from nmcompile.engine import Manifest
 from nmcompile.program import Program
@@ -20,9 +26,12 @@ _SLACK = 1.5
 
 def write_parts(folder: Path, dense: Program, sparse: Program) -> None:
     """Writes model.onnx, and the dense original that benchmarks compare with."""
-    export_onnx(sparse, folder / "model.onnx")
-    export_onnx(dense, folder / "dense.onnx")
-    torch.export.save(export_program(dense), folder / "dense.pt2")
+    exported = export_program(dense)
+    with quiet():
+        torch.export.save(exported, folder / "dense.pt2")
+    write_onnx(exported, dense.interface, folder / "dense.onnx")
+    if not exchange_weights(folder / "dense.onnx", dense, sparse, folder / "model.onnx"):
+        export_onnx(sparse, folder / "model.onnx")
 
 
 def make_manifest(program: Program, ctx: Context) -> Manifest:

@@ -79,19 +79,21 @@ def _run_one(step: Pass, program: Program, ctx: Context, done: list[str]) -> Pro
     started = time.perf_counter()
     try:
         result = step.run(program, ctx)
+        seconds = time.perf_counter() - started
+        after = None if before is None else _outputs(result)
     except NmcompileError:
         raise
     except Exception as error:
         raise RuntimeError(
             f"pass {step.name} failed (after {', '.join(done) or 'no other pass'}): {error}"
         ) from error
-    ctx.reporter.detail(f"{step.name}: {time.perf_counter() - started:.2f} s")
-    if before is not None:
-        _compare(step, before, _outputs(result), program.interface.value_range)
+    ctx.reporter.detail(f"{step.name}: {seconds:.2f} s")
+    if before is not None and after is not None:
+        _compare(step, before, after, program.interface.value_range)
     result = Program(
         result.module, result.interface, result.plan, program.facts | result.facts | step.gives
     )
-    _dump(step, result, ctx, len(done))
+    _dump(step, result, ctx)
     return result
 
 
@@ -106,6 +108,11 @@ def _outputs(program: Program) -> torch.Tensor:
 
 
 def _compare(step: Pass, before: torch.Tensor, after: torch.Tensor, value_range: float) -> None:
+    if before.shape != after.shape:
+        raise RuntimeError(
+            f"pass {step.name} declares changes={step.changes!r} but turned the output's shape "
+            f"{tuple(before.shape)} into {tuple(after.shape)}"
+        )
     error = float((before - after).abs().max()) / value_range
     if not error <= _TOLERANCE:
         raise RuntimeError(
@@ -114,11 +121,15 @@ def _compare(step: Pass, before: torch.Tensor, after: torch.Tensor, value_range:
         )
 
 
-def _dump(step: Pass, program: Program, ctx: Context, index: int) -> None:
-    if ctx.dump_folder is None:
+def _dump(step: Pass, program: Program, ctx: Context) -> None:
+    folder = ctx.dump_folder
+    if folder is None:
         return
-    ctx.dump_folder.mkdir(parents=True, exist_ok=True)
-    stem = ctx.dump_folder / f"{len(list(ctx.dump_folder.glob('*.fx.txt'))):02d}-{step.name}"
-    stem.with_suffix(".fx.txt").write_text(str(program.module.graph) + "\n")
-    if program.plan is not None:
-        stem.with_suffix(".plan.json").write_text(program.plan.to_json())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / f"{len(list(folder.glob('*.fx.txt'))):02d}-{step.name}"
+        stem.with_suffix(".fx.txt").write_text(str(program.module.graph) + "\n")
+        if program.plan is not None:
+            stem.with_suffix(".plan.json").write_text(program.plan.to_json())
+    except OSError as error:
+        raise NmcompileError(f"{folder}: cannot dump there ({error}); choose another") from None

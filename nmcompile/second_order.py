@@ -27,13 +27,18 @@ class Hessian:
         self.matrix = torch.zeros(conv.groups, size, size)
         self._generator = torch.Generator().manual_seed(0)
 
-    def add(self, x: Tensor) -> None:
-        """Adds a batch of the layer's inputs; positions are drawn evenly over the images."""
+    def add(self, x: Tensor, conv: Conv | None = None) -> None:
+        """Adds a batch of the layer's inputs; positions are drawn evenly over the images.
+
+        Args:
+            x: the inputs.
+            conv: the call that takes them, where it is not the first one.
+        """
         images = x.split(1) if x.dim() == 4 else (x,)
         per_image = max(1, self._positions // len(images))
         _, inputs, height, width = self._shape
         for image in images:
-            unfolded = columns(image, self._conv, (height, width))[0]
+            unfolded = columns(image, conv or self._conv, (height, width))[0]
             if unfolded.shape[-1] > per_image:
                 drawn = torch.randperm(unfolded.shape[-1], generator=self._generator)[:per_image]
                 unfolded = unfolded[..., drawn]

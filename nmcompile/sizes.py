@@ -2,81 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nmcompile.errors import NmcompileError
 
 Shape = tuple[int, ...]
+Size = tuple[int, int]
 # (N, C, H, W) of the image -> output shape; raises whatever the network raises.
 ShapeFunction = Callable[[Shape], Shape]
 
-_BASES = (64, 128, 256, 48, 96, 224)
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
-_LARGEST_MINIMUM = 128
+# Between them they have most multiples that networks want: 2^k, 3, 5, 6, 7, 10, 12, 14, 24, 48.
+_SIDES = (64, 240, 224, 192, 128, 256)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Height and width must be multiples of `multiple` and at least `minimum`."""
+    """Height and width must be multiples of `multiple` and at least `minimum`.
+
+    `fixed` is the only size that works, where there is but one.
+    """
 
     channels: int
     scale: int
     multiple: int
     minimum: int
+    fixed: Size | None = None
 
 
-def find_sizes(shape_of: ShapeFunction, channels: tuple[int, ...]) -> Sizes:
+class NoImage(Exception):
+    """The network runs, but what it gives is no image."""
+
+
+def find_sizes(shape_of: ShapeFunction, channels: Sequence[int], size: Size | None = None) -> Sizes:
     """Tries sizes until the rule is known.
 
     Args:
         shape_of: the network, run on shapes only.
         channels: image channels to try, in this order.
+        size: a size that is known to work, if any.
 
     Raises:
         NmcompileError: no image-shaped input gives an image-shaped output.
     """
-    faults: dict[int, str] = {}
+    faults: dict[int, Exception] = {}
     for count in channels:
-        for base in _BASES:
-            scale, fault = _scale(shape_of, (1, count, base, base))
-            if scale:
-                multiple = _multiple(shape_of, count, base, scale)
-                return Sizes(
-                    count, scale, multiple, _minimum(shape_of, count, multiple, scale, base)
-                )
-            faults.setdefault(count, fault)
-    tried = "; ".join(f"with {count} channels: {fault}" for count, fault in faults.items())
-    raise NmcompileError(
-        f"no image size that was tried ({', '.join(map(str, _BASES))}) goes through the network "
-        f"({tried}); give its input with --input 1xCxHxW"
+        for base in (size,) if size else [(side, side) for side in _SIDES]:
+            try:
+                scale = scale_of(shape_of, (1, count, *base))
+            except NmcompileError:
+                raise
+            except Exception as error:
+                faults.setdefault(count, error)
+                continue
+            return _rule(shape_of, count, base, scale)
+    raise _explanation(faults, size)
+
+
+def scale_of(shape_of: ShapeFunction, shape: Shape) -> int:
+    """How many times the network enlarges an image of that shape.
+
+    Raises:
+        NoImage: what it gives is no image. Else whatever the network raises.
+    """
+    out = tuple(shape_of(shape))
+    if len(out) != 4 or out[:2] != shape[:2]:
+        raise NoImage(f"input {shape} gives {out}, expected [N, {shape[1]}, H, W]")
+    scale = out[2] // shape[2]
+    if scale < 1 or out[2:] != (scale * shape[2], scale * shape[3]):
+        raise NoImage(f"input {shape} gives {out}, which is no whole multiple of its size")
+    return scale
+
+
+def _rule(shape_of: ShapeFunction, channels: int, base: Size, scale: int) -> Sizes:
+    def works(height: int, width: int) -> bool:
+        try:
+            return scale_of(shape_of, (1, channels, height, width)) == scale
+        except Exception:  # noqa: BLE001  # a network refuses a size with whatever it likes
+            return False
+
+    common = math.gcd(*base)
+    for multiple in (d for d in range(1, common + 1) if common % d == 0):
+        if works(base[0] + multiple, base[1] + 3 * multiple):
+            least = _least(lambda k, m=multiple: works(k * m, k * m), min(base) // multiple)
+            return Sizes(channels, scale, multiple, least * multiple)
+    return Sizes(channels, scale, 1, min(base), base)
+
+
+def _least(works: Callable[[int], bool], known: int) -> int:
+    """The least that works, if all above it do; `known` works."""
+    if works(1):
+        return 1
+    low, high = 1, known
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if works(middle) else (middle, high)
+    return high
+
+
+def _explanation(faults: dict[int, Exception], size: Size | None) -> NmcompileError:
+    for fault in faults.values():
+        if isinstance(fault, NoImage):
+            return NmcompileError(
+                f"this is no image-to-image network: {fault}; wrap it in a module that takes "
+                "grey or RGB images and returns them, larger by a whole factor"
+            )
+    tried = "; ".join(f"{count} channels: {_line(fault)}" for count, fault in faults.items())
+    sizes = "x".join(map(str, size)) if size else ", ".join(f"{side}x{side}" for side in _SIDES)
+    return NmcompileError(
+        f"no image of {sizes} goes through the network ({tried}); "
+        + ("give another --input" if size else "give its input with --input 1xCxHxW")
     )
 
 
-def _scale(shape_of: ShapeFunction, shape: Shape) -> tuple[int, str]:
-    try:
-        out = shape_of(shape)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return 0, lines[0][:160]
-    if len(out) != 4 or out[0] != shape[0] or out[1] not in (1, 3):
-        return 0, f"input {shape} gives {tuple(out)}, which is no image"
-    scale = out[2] // shape[2]
-    if scale < 1 or tuple(out[2:]) != (scale * shape[2], scale * shape[3]):
-        return 0, f"input {shape} gives {tuple(out)}, which is no whole multiple of its size"
-    return scale, ""
-
-
-def _multiple(shape_of: ShapeFunction, channels: int, base: int, scale: int) -> int:
-    for multiple in _MULTIPLES:
-        sizes = ((base + multiple, base), (base, base + multiple), (base + 3 * multiple,) * 2)
-        if all(_scale(shape_of, (1, channels, h, w))[0] == scale for h, w in sizes):
-            return multiple
-    return base
-
-
-def _minimum(shape_of: ShapeFunction, channels: int, multiple: int, scale: int, base: int) -> int:
-    for size in range(multiple, _LARGEST_MINIMUM + 1, multiple):
-        if _scale(shape_of, (1, channels, size, size))[0] == scale:
-            return size
-    return base
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:160]

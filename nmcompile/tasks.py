@@ -1,4 +1,4 @@
-"""The text `sr:4` or `denoise:25` -> a restoration task: how its input is made, what is compared."""
+"""The text `sr:4` or `denoise:25` -> a restoration task: how its input is made and compared."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Task:
         meaning, low, high = _KINDS[kind]
         value = int(found.group(2) or 0)
         if not low <= value <= high:
-            raise NmcompileError(f"task {text!r}: expected {kind}:N, the {meaning}, {low}..{high}")
+            wanted = f"{kind}:N, the {meaning}, {low}..{high}" if meaning else f"{kind} alone"
+            raise NmcompileError(f"task {text!r}: expected {wanted}")
         return cls(kind, value)
 
     def __str__(self) -> str:
@@ -99,7 +100,8 @@ def luma(rgb: NDArray[np.generic]) -> NDArray[np.float64]:
 
 def to_bytes(unit: NDArray[np.floating]) -> Bytes:
     """0..1 -> 0..255, clipped and rounded half up: the 8 bits that an image file would hold."""
-    return np.floor(np.clip(unit, 0, 1) * 255 + 0.5).astype(np.uint8)
+    levels: Bytes = np.floor(np.clip(unit, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return levels
 
 
 def as_channels(image: Bytes, channels: int) -> Bytes:
@@ -109,7 +111,8 @@ def as_channels(image: Bytes, channels: int) -> Bytes:
         return colour
     if channels == 3:
         return np.repeat(colour, 3, axis=2)
-    return np.asarray(Image.fromarray(colour).convert("L"))[..., None]
+    grey: Bytes = np.asarray(Image.fromarray(colour).convert("L"))
+    return grey[..., None]
 
 
 def _unit(image: NDArray[np.generic]) -> Floats:

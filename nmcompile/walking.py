@@ -29,11 +29,10 @@ class Walk:
         }
         self._values: dict[fx.Node, Any] = {}
         self._position = 0
-        self._arguments = iter(program.interface.arguments(image))
+        self._arguments = program.interface.arguments(image)
 
     def advance(self, node: fx.Node) -> None:
         """Runs every node before `node`."""
-        self._interpreter.args_iter = self._arguments
         self._position = self._run(self._values, self._position, self._place[node])
 
     def value(self, node: fx.Node) -> Tensor:
@@ -58,6 +57,8 @@ class Walk:
         return seen
 
     def _run(self, values: dict[fx.Node, Any], start: int, stop: int) -> int:
+        inputs = sum(node.op == "placeholder" for node in self._nodes[:start])
+        self._interpreter.args_iter = iter(self._arguments[inputs:])
         self._interpreter.env = values
         with torch.no_grad():
             for held in [node for node in values if node.op == "get_attr"]:

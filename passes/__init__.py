@@ -1,4 +1,4 @@
-"""The compiler's passes, one a file, each usable on its own; nmcompile.compile lists their order."""
+"""The compiler's passes, one a file, each usable alone; nmcompile.transform lists their order."""
 
 from nmcompile.passes.analyze_cost import analyze_cost
 from nmcompile.passes.assign_patterns import assign_patterns

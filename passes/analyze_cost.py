@@ -7,7 +7,7 @@ import math
 from torch import fx
 
 from nmcompile.context import Context
-from nmcompile.convs import Conv, get_tensor, read_conv, to_canonical, weight_uses
+from nmcompile.convs import get_tensor, read_conv, to_canonical, weight_uses
 from nmcompile.errors import NmcompileError
 from nmcompile.pattern import DENSE
 from nmcompile.pipeline import compiler_pass
@@ -42,8 +42,8 @@ def _layer(program: Program, name: str, nodes: list[fx.Node], shapes: Shapes) ->
     assert conv is not None
     weight = to_canonical(get_tensor(program.module, name), conv.op, conv.groups)
     outputs, inputs, height, width = weight.shape
-    macs = sum(_positions(node, conv, shapes) for node in nodes) * weight.numel()
-    formulas = [_formula(program, node, conv, weight.numel()) for node in nodes]
+    macs = sum(_positions(node, shapes) for node in nodes) * weight.numel()
+    formulas = [formula(program, _counted(node)[1], weight.numel()) for node in nodes]
     return Layer(
         name=name,
         op=conv.op,
@@ -59,22 +59,18 @@ def _layer(program: Program, name: str, nodes: list[fx.Node], shapes: Shapes) ->
     )
 
 
-def _positions(node: fx.Node, conv: Conv, shapes: Shapes) -> int:
+def _positions(node: fx.Node, shapes: Shapes) -> int:
     """How often each weight is used: output pixels (input pixels of a transposed convolution)."""
-    shape = shapes[_counted(node, conv)]
-    return math.prod(shape[:-1]) if conv.op == "linear" else shape[0] * math.prod(shape[2:])
+    op, counted = _counted(node)
+    shape = shapes[counted]
+    return math.prod(shape[:-1]) if op == "linear" else shape[0] * math.prod(shape[2:])
 
 
-def _formula(program: Program, node: fx.Node, conv: Conv, weights: int) -> str:
-    return formula(program, _counted(node, conv), weights)
-
-
-def _counted(node: fx.Node, conv: Conv) -> fx.Node:
-    if conv.op != "conv_transpose2d":
-        return node
-    described = read_conv(node)
-    assert described is not None
-    return described.source
+def _counted(node: fx.Node) -> tuple[str, fx.Node]:
+    """What kind of layer a node is, and the value each of whose pixels uses every weight once."""
+    conv = read_conv(node)
+    assert conv is not None
+    return conv.op, conv.source if conv.op == "conv_transpose2d" else node
 
 
 def _times(formulas: list[str]) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
+from torch import fx
+
 from nmcompile.assignment import Option, least_cost, solve
 from nmcompile.budget import Budget
 from nmcompile.context import Context
-from nmcompile.convs import read_conv
+from nmcompile.convs import Conv, read_conv
 from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import compiler_pass
-from nmcompile.plan import Choice, Layer, Plan
+from nmcompile.plan import Choice, Plan
 from nmcompile.program import Program
 
 
@@ -67,7 +71,8 @@ def _within_cost(plan: Plan, budget: Budget) -> Plan:
 
 
 def _impossible(budget: Budget, least: float, dense: float) -> str:
-    nearest = f"{least / dense:.3f}" if budget.unit == "x" else f"{least:.3f}"
+    exact = least / dense if budget.unit == "x" else least
+    nearest = f"{math.ceil(exact * 1000) / 1000:.3f}"  # rounded up, so that it is possible
     unit = "" if budget.quantity == "macs" else budget.unit
     why = (
         "; on this target a pattern changes no layer's time (a dense kernel multiplies the zeros "
@@ -105,32 +110,35 @@ def _uniform(program: Program, pattern: Pattern) -> Plan:
             patterns[layer.name] = pattern
             reasons[layer.name] = "uniform"
     if not patterns:
-        raise NmcompileError(
-            f"no layer of the trunk can take {pattern}: "
-            + "; ".join(sorted({_why(layer) for layer in plan.layers if layer.name not in ends}))
-        )
+        whys = sorted({layer.reason for layer in plan.layers if layer.name not in ends})
+        why = "; ".join(whys) or "there is none between the first and the last"
+        raise NmcompileError(f"no layer of the trunk can take {pattern}: {why}")
     return plan.assign(patterns, reasons)
 
 
-def _why(layer: Layer) -> str:
-    return layer.reason or "unknown"
-
-
 def end_layers(program: Program) -> set[str]:
-    """Weights of convolutions with no other before them, or none after them."""
+    """Weights of convolutions with no other before them, or none after them; not mean shifts."""
     before: dict[object, bool] = {}
     ends: set[str] = set()
     for node in program.module.graph.nodes:
         seen = any(before.get(source, False) for source in node.all_input_nodes)
-        conv = read_conv(node)
+        conv = _read_layer(node)
         if conv is not None and not seen:
             ends.add(str(conv.weight.target))
         before[node] = seen or conv is not None
     after: dict[object, bool] = {}
     for node in reversed(program.module.graph.nodes):
         follows = any(after.get(user, False) for user in node.users)
-        conv = read_conv(node)
+        conv = _read_layer(node)
         if conv is not None and not follows:
             ends.add(str(conv.weight.target))
         after[node] = follows or conv is not None
     return ends
+
+
+def _read_layer(node: fx.Node) -> Conv | None:
+    """The convolution of a node, unless it is a pixel's 1x1 change of colour, such as the mean."""
+    conv = read_conv(node)
+    if conv is None or conv.weight.meta["val"].numel() > 9:
+        return conv
+    return None

@@ -37,6 +37,6 @@ def drop_inference_noops(program: Program, ctx: Context) -> Program:
 def _is_noop(node: torch.fx.Node) -> bool:
     if node.target in (aten.dropout.default, aten.feature_dropout.default):
         return not node.args[2]
-    if node.target is aten.add.Tensor and not isinstance(node.args[1], torch.fx.Node):
-        return node.args[1] == 0
+    if node.target is aten.add.Tensor:
+        return isinstance(node.args[1], int | float) and node.args[1] == 0
     return node.target in _IDENTITIES

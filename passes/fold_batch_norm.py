@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -34,6 +34,8 @@ def fold_batch_norm(program: Program, ctx: Context) -> Program:
         conv = read_conv(source)
         if conv is None or len(source.users) > 1 or len(conv.weight.users) > 1:
             continue
+        if conv.op == "linear" and source.meta["val"].dim() != 2:
+            continue  # the norm is over axis 1, the layer's outputs are the last axis
         _fold(module, norm, source, conv)
     module.graph.eliminate_dead_code()
     module.recompile()
@@ -49,7 +51,7 @@ def _fold(module: fx.GraphModule, norm: fx.Node, source: fx.Node, conv: Conv) ->
     bias = shift
     if conv.bias is not None:
         bias = shift + scale * get_tensor(module, str(conv.bias.target))
-    bias_name = name.rpartition(".")[0] + ".folded_bias"
+    bias_name = name + "_folded_bias"  # a module may own several weights
     set_tensor(module, bias_name, bias)
     with module.graph.inserting_before(source):
         bias_node = module.graph.get_attr(bias_name)
@@ -59,6 +61,8 @@ def _fold(module: fx.GraphModule, norm: fx.Node, source: fx.Node, conv: Conv) ->
         if user.target is operator.getitem and user.args[1] == 0:
             user.replace_all_uses_with(source)
             module.graph.erase_node(user)
+    if not norm.users:
+        module.graph.erase_node(norm)
 
 
 def _affine(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:
@@ -67,7 +71,7 @@ def _affine(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:
     def tensor(argument: Any) -> Tensor | None:
         return None if argument is None else get_tensor(module, str(argument.target))
 
-    _, gamma, beta, mean, variance, _, eps = norm.args
+    _, gamma, beta, mean, variance, _, eps = cast("tuple[Any, ...]", norm.args)
     running, spread = tensor(mean), tensor(variance)
     assert running is not None
     assert spread is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -17,19 +20,28 @@ _FOLDED = "folded."
 def fold_constants(program: Program, ctx: Context) -> Program:
     """Evaluates every operation whose tensor inputs are all weights or buffers."""
     module = program.clone_module()
+    parts: dict[fx.Node, Any] = {}  # what splits a weight, and its parts
     for node in list(module.graph.nodes):
-        if not _is_constant(node):
+        if node.target is operator.getitem and node.args[0] in parts:
+            result = parts[node.args[0]][node.args[1]]
+        elif _is_constant(node):
+            result = _evaluated(module, node)
+        else:
             continue
-        inputs = [get_tensor(module, str(n.target)) for n in node.all_input_nodes]
-        values = dict(zip(node.all_input_nodes, inputs, strict=True))
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, v=values: v[n])
-        with torch.no_grad():
-            result = node.target(*args, **kwargs)
-        if isinstance(result, torch.Tensor) and result.is_floating_point():
+        if isinstance(result, list | tuple):
+            parts[node] = result
+        elif isinstance(result, torch.Tensor) and result.is_floating_point():
             _replace(module, node, result)
     module.graph.eliminate_dead_code()
     module.recompile()
     return program.with_module(module)
+
+
+def _evaluated(module: fx.GraphModule, node: fx.Node) -> Any:
+    values = {n: get_tensor(module, str(n.target)) for n in node.all_input_nodes}
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _is_constant(node: fx.Node) -> bool:
@@ -39,6 +51,7 @@ def _is_constant(node: fx.Node) -> bool:
         and bool(inputs)
         and all(n.op == "get_attr" for n in inputs)
         and isinstance(node.target, torch._ops.OpOverload)
+        and torch.Tag.nondeterministic_seeded not in node.target.tags
     )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from torch import fx
 
 from nmcompile.context import Context, ConvSpec
-from nmcompile.convs import read_conv, weight_uses
+from nmcompile.convs import get_tensor, read_conv, to_canonical, weight_uses
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Choice, Layer
@@ -31,7 +31,7 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     layers = []
     with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
         for layer in plan.layers:
-            specs = [_spec(node, layer, shapes) for node in uses[layer.name]]
+            specs = [_spec(program, node, shapes) for node in uses[layer.name]]
             layers.append(_with_choices(layer, specs, plan.dense_macs, ctx))
             step()
     return program.with_plan(plan.with_layers(layers))
@@ -59,6 +59,8 @@ def kept_macs(layer: Layer, pattern: Pattern) -> int:
 def _with_choices(layer: Layer, specs: list[ConvSpec], total: int, ctx: Context) -> Layer:
     wanted = (ctx.uniform,) if ctx.uniform else ctx.patterns
     able, obstacle = candidates(layer, wanted, total)
+    if len({(spec.op, spec.groups) for spec in specs}) > 1:
+        able, obstacle = [], "its weight is used by convolutions of different kinds"
     choices = []
     for pattern in (DENSE, *able):
         kernel = ctx.target.kernel(layer, pattern)
@@ -72,10 +74,12 @@ def _timed(spec: ConvSpec, kernel: str, ctx: Context) -> float:
     return ctx.measurements.get_or(lambda: ctx.target.latency_ms(spec, kernel), *key)
 
 
-def _spec(node: fx.Node, layer: Layer, shapes: Shapes) -> ConvSpec:
+def _spec(program: Program, node: fx.Node, shapes: Shapes) -> ConvSpec:
     conv = read_conv(node)
     assert conv is not None
+    weight = get_tensor(program.module, str(conv.weight.target))
+    outputs, inputs, height, width = to_canonical(weight, conv.op, conv.groups).shape
     return ConvSpec(
-        conv.op, layer.shape, conv.groups, conv.stride, conv.padding, conv.dilation,
-        conv.output_padding, shapes[conv.source],
+        conv.op, (outputs, inputs, height, width), conv.groups, conv.stride, conv.padding,
+        conv.dilation, conv.output_padding, shapes[conv.source],
     )  # fmt: skip

@@ -90,8 +90,8 @@ class _Probe:
 
 
 def _digest(program: Program, ctx: Context) -> str:
-    """What a loss depends on besides layer and pattern: graph, weights, crops."""
-    digest = hashlib.sha256(str(program.module.graph).encode())
+    """What a loss depends on besides layer and pattern: graph, inputs, weights, crops."""
+    digest = hashlib.sha256(f"{program.module.graph} {program.interface}".encode())
     for tensor in (*program.module.state_dict().values(), ctx.calibration.crops):
         digest.update(torch.as_tensor(tensor).detach().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -33,12 +33,11 @@ def prune(program: Program, ctx: Context) -> Program:
     pruned; a weight used several times gathers the inputs of all its uses.
     """
     result = program.with_module(program.clone_module())
-    uses = weight_uses(result.module)
     walk = Walk(result, ctx.calibration.crops)
-    sparse = [layer for layer in program.the_plan.layers if not layer.pattern.is_dense]
+    layers = [(program.the_plan.layer(name), n) for name, n in weight_uses(result.module).items()]
+    sparse = [(layer, nodes) for layer, nodes in layers if not layer.pattern.is_dense]
     with ctx.reporter.stage("pruning", len(sparse)) as step:
-        for layer in sparse:
-            nodes = uses[layer.name]
+        for layer, nodes in sparse:
             hessian = None
             if ctx.prune_method == "obs":
                 hessian = collect_hessian(walk, nodes, layer, POSITIONS)
@@ -56,7 +55,7 @@ def collect_hessian(walk: Walk, nodes: list[fx.Node], layer: Layer, positions: i
     for node, inputs in walk.ahead(nodes).items():
         conv = read_conv(node)
         assert conv is not None
-        hessian.add(inputs[conv.source])
+        hessian.add(inputs[conv.source], conv)
     return hessian
 
 

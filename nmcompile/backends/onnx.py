@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch.export import Dim
+from torch.export import ExportedProgram
 
-from nmcompile.capture import quiet
+from nmcompile.capture.tracing import TRACE_BATCH, free_dimensions, quiet, trace_size
 from nmcompile.context import ConvSpec
 from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Layer
-from nmcompile.program import Program
+from nmcompile.program import Interface, Program
 from nmcompile.runtime import native
 from nmcompile.runtime.executor import OrtExecutor
 
 _OPSET = 20
-_TRACE = 40
 _SECONDS = 0.05
 _LEAST_RUNS = 5
 
@@ -72,24 +74,17 @@ class OnnxTarget:
         return tuple(Pattern(1, n, 16) for n in range(2, 16, 2))
 
 
-def export_program(program: Program) -> torch.export.ExportedProgram:
+def export_program(program: Program) -> ExportedProgram:
     """The program as torch.export has it, with free batch, height and width."""
     interface = program.interface
-    step = interface.multiple
-    side = -(-max(_TRACE, interface.minimum) // step) * step
-    size = interface.fixed_size or (side, side + step)
-    axes: dict[int | str, object] = {0: Dim.AUTO}
-    if not interface.fixed_size:
-        axes |= {2: Dim.AUTO, 3: Dim.AUTO}
-    marks: dict[int | str, int] = {0: 0, "H": 2, "W": 3}
-    extra_axes = [
-        {axis: Dim.AUTO for axis, item in enumerate(extra.shape) if marks.get(item) in axes}
-        for extra in interface.extra_inputs
-    ]
-    arguments = interface.arguments(torch.rand(2, interface.channels, *size))
-    with quiet():
+    size = interface.fixed_size or trace_size(interface)
+    image = torch.rand(TRACE_BATCH, interface.channels, *size) * interface.value_range
+    with quiet(), torch.no_grad():
         return torch.export.export(
-            program.module, arguments, dynamic_shapes=(axes, *extra_axes), strict=False
+            program.module,
+            interface.arguments(image),
+            dynamic_shapes=free_dimensions(interface),
+            strict=False,
         )
 
 
@@ -99,20 +94,22 @@ def export_onnx(program: Program, path: Path) -> None:
     Raises:
         NmcompileError: an operation has no ONNX form.
     """
-    interface = program.interface
+    write_onnx(export_program(program), program.interface, path)
+
+
+def write_onnx(exported: ExportedProgram, interface: Interface, path: Path) -> None:
+    """Writes what export_program made; see export_onnx."""
     names = [interface.input_name, *(extra.name for extra in interface.extra_inputs)]
-    exported = export_program(program)
     try:
         with quiet():
             _write(exported, names, path)
     except torch.onnx.errors.OnnxExporterError as error:
-        first = (str(error).strip().splitlines() or ["unknown"])[0]
-        raise NmcompileError(f"torch.onnx cannot write this network: {first}") from error
+        raise NmcompileError(f"torch.onnx cannot write this network: {_cause(error)}") from error
     onnx.checker.check_model(str(path))
 
 
-def _write(exported: torch.export.ExportedProgram, names: list[str], path: Path) -> None:
-    """onnxscript's optimiser fails on splits of unknown size: such a network is written plainly."""
+def _write(exported: ExportedProgram, names: list[str], path: Path) -> None:
+    """onnxscript's optimiser fails on some rare graphs: such a network is written plainly."""
     for optimize in (True, False):
         try:
             torch.onnx.export(
@@ -123,6 +120,53 @@ def _write(exported: torch.export.ExportedProgram, names: list[str], path: Path)
         except onnx_ir.passes.PassError:
             if not optimize:
                 raise
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom of a chain of exceptions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def exchange_weights(source: Path, old: Program, new: Program, path: Path) -> bool:
+    """Writes an ONNX file of `old` again with the weights of `new`, an equal graph.
+
+    Exporting again would take as long as the first time. A weight is found by its values, as it
+    is or transposed, which is how the exporter may have folded it.
+
+    Returns:
+        Whether every weight that differs was found, once; nothing is written if not.
+    """
+    if str(old.module.graph) != str(new.module.graph):
+        return False
+    replaced: dict[bytes, NDArray[np.float32]] = {}
+    differing = set()
+    for name, before in old.module.state_dict().items():
+        first, last = before.numpy(), new.module.state_dict()[name].numpy()
+        forms = [(first, last)] if first.ndim != 2 else [(first, last), (first.T, last.T)]
+        for key, value in ((_key(a), b) for a, b in forms):
+            if key in replaced and not np.array_equal(replaced[key], value):
+                return False  # two weights of the same values, pruned to different ones
+            replaced[key] = value
+        if not np.array_equal(first, last):
+            differing.add(_key(first))
+    model = onnx.load(source)
+    found = set()
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        value = replaced.get(_key(values))
+        if value is not None:
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+            found |= {_key(values), _key(values.T)}
+    if differing <= found:
+        onnx.save(model, path)
+    return differing <= found
+
+
+def _key(values: NDArray[Any]) -> bytes:
+    text = f"{values.dtype}{values.shape}".encode()
+    return hashlib.sha256(text + np.ascontiguousarray(values).tobytes()).digest()
 
 
 def _single(spec: ConvSpec) -> onnx.ModelProto:
