@@ -1,0 +1,199 @@
+// Vectors of one ISA -> its kernels: packing, sparse and dense tiles, pointwise, moments.
+//
+// Included once for each ISA, after NMK_LANES, NMK_SPACE, NMK_GROUP (outputs of a dense group).
+#include "vectors.h"
+
+namespace nmk {
+namespace NMK_SPACE {
+
+constexpr int R = kTileRows;
+constexpr int G = NMK_GROUP;
+constexpr int kTileVectors = kTileRows * kTileColumns;
+
+inline Vec gathered(const float* row, const int32_t* offsets) {
+    alignas(4 * L) float lanes[L];
+    for (int lane = 0; lane < L; ++lane) lanes[lane] = offsets[lane] < 0 ? 0.0f : row[offsets[lane]];
+    return load(lanes);
+}
+
+inline void pack_row(float* target, const float* row, const PackJob& job) {
+    for (int i = 0; i < job.run_count; ++i) {
+        const Run& run = job.runs[i];
+        float* to = target + run.target * L;
+        const float* from = row + run.source;
+        if (run.gather != nullptr) {
+            store(to, gathered(row, run.gather));
+        } else if (run.mask != nullptr) {
+            store(to, masked(load_loose(from), run.mask));
+        } else {
+            for (int v = 0; v < run.count; ++v) store(to + v * L, load(from + v * L));
+        }
+    }
+}
+
+// Copies what a tile needs of all its input channels side by side: offsets into it do not depend on
+// the image's size, it is dense in L1 and L2, and padding, strides and strip edges end here.
+void pack(const PackJob& job) {
+    for (int channel = 0; channel < job.channels; ++channel) {
+        const float* source = job.source + channel * job.source_channel;
+        float* tile = job.tile + channel * job.tile_channel;
+        for (int i = 0; i < job.row_count; ++i) {
+            float* target = tile + job.tile_rows[i];
+            if (job.source_rows[i] < 0) {
+                for (int at = 0; at < job.row_floats; at += L) store(target + at, Vec{});
+            } else {
+                pack_row(target, source + job.source_rows[i], job);
+            }
+        }
+    }
+}
+
+struct Finish {
+    float bias, slope;
+    const float* residual;  // null if none
+    float* output;
+};
+
+inline Finish finish_of(const TileJob& job, int channel) {
+    const Epilogue& e = *job.epilogue;
+    return {e.bias != nullptr ? e.bias[channel] : 0.0f,
+            e.activation.slopes != nullptr ? e.activation.slopes[channel] : e.activation.a,
+            job.residual != nullptr ? job.residual + channel * job.residual_channel : nullptr,
+            job.output + channel * job.output_channel};
+}
+
+template <int P>
+inline __attribute__((always_inline)) void finish_row(const Vec* sum, const TileJob& job,
+                                                      const Finish& f, int row) {
+    const Epilogue& e = *job.epilogue;
+    const float* residual = f.residual + row * (f.residual != nullptr ? job.residual_row : 0);
+    float* output = f.output + row * job.output_row;
+    for (int p = 0; p < P; ++p) {
+        Vec v = sum[p] + f.bias;
+        if (e.residual == static_cast<int>(Residual::before)) v += load(residual + p * L);
+        v = activate(v, e.activation, f.slope) * e.alpha;
+        if (e.residual == static_cast<int>(Residual::after)) v += load(residual + p * L);
+        store(output + p * L, v);
+    }
+}
+
+// One output channel over one block of input channels: a broadcast and R * P FMAs a non-zero.
+template <int P>
+inline __attribute__((always_inline)) void add_taps(Vec (&sum)[R * P], const float* tile,
+                                                    ptrdiff_t row_step, const Tap* tap,
+                                                    const Tap* end) {
+    for (; tap != end; ++tap) {
+        const Vec weight = spread(tap->weight);
+        const float* q = tile + tap->offset;
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) sum[p] += weight * load(q + p * L);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) sum[P + p] += weight * load(q + row_step + p * L);
+    }
+}
+
+template <int P>
+void nm_tile(const TileJob& job) {
+    const Tap* tap = job.taps;
+    const uint32_t* count = job.counts;
+    for (int first = 0; first < job.outputs; first += kOutputBlock) {
+        const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
+        for (int block = 0; block < job.input_blocks; ++block) {
+            for (int channel = first; channel < stop; ++channel) {
+                Vec sum[R * P];
+                float* partial = job.partial + (channel - first) * kTileVectors * L;
+                if (block == 0) {
+                    for (int i = 0; i < R * P; ++i) sum[i] = Vec{};
+                } else {
+                    for (int i = 0; i < R * P; ++i) sum[i] = load(partial + i * L);
+                }
+                const Tap* end = tap + *count++;
+                add_taps<P>(sum, job.tile, job.row_step, tap, end);
+                tap = end;
+                if (block + 1 == job.input_blocks) {
+                    const Finish f = finish_of(job, channel);
+                    finish_row<P>(sum, job, f, 0);
+                    if (job.rows > 1) finish_row<P>(sum + P, job, f, 1);
+                } else {
+                    for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
+                }
+            }
+        }
+    }
+}
+
+// G output channels of one row of the tile: P loads and G broadcasts for G * P FMAs.
+template <int P>
+void dense_tile(const TileJob& job) {
+    const ptrdiff_t group_weights = static_cast<ptrdiff_t>(job.channels) * job.tap_count * G;
+    for (int row = 0; row < job.rows; ++row) {
+        const float* w = job.weights;
+        for (int first = 0; first < job.outputs; first += G, w += group_weights) {
+            Vec sum[G][P];
+            for (int g = 0; g < G; ++g) {
+                for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
+            }
+            const float* weight = w;
+            for (int channel = 0; channel < job.channels; ++channel) {
+                const float* base = job.tile + channel * job.tile_channel + row * job.row_step;
+                for (int t = 0; t < job.tap_count; ++t, weight += G) {
+                    const float* q = base + job.tap_offsets[t];
+#pragma GCC unroll 8
+                    for (int p = 0; p < P; ++p) {
+                        const Vec x = load(q + p * L);
+#pragma GCC unroll 8
+                        for (int g = 0; g < G; ++g) sum[g][p] += weight[g] * x;
+                    }
+                }
+            }
+            for (int g = 0; g < G && first + g < job.outputs; ++g) {
+                finish_row<P>(sum[g], job, finish_of(job, first + g), row);
+            }
+        }
+    }
+}
+
+void conv_nm(const TileJob& job) {
+    static void (*const by_columns[])(const TileJob&) = {nm_tile<1>, nm_tile<2>, nm_tile<3>,
+                                                         nm_tile<4>, nm_tile<5>, nm_tile<6>};
+    by_columns[job.columns - 1](job);
+}
+
+void conv_dense(const TileJob& job) {
+    static void (*const by_columns[])(const TileJob&) = {dense_tile<1>, dense_tile<2>, dense_tile<3>,
+                                                         dense_tile<4>, dense_tile<5>, dense_tile<6>};
+    by_columns[job.columns - 1](job);
+}
+
+void pointwise(const PointwiseJob& job) {
+    const bool product = job.mode == static_cast<int>(Pointwise::product);
+    const bool sum = job.mode == static_cast<int>(Pointwise::sum);
+    for (ptrdiff_t i = 0; i < job.count; i += L) {
+        Vec v = load(job.x + i);
+        if (product) {
+            v *= load(job.z + i);
+        } else if (sum) {
+            v = job.scale * v + job.shift * load(job.z + i);
+        } else {
+            v = job.scale * v + job.shift;
+        }
+        store(job.y + i, activate(v, job.activation, job.slope_of_channel));
+    }
+}
+
+void moments(const float* x, const uint32_t* mask, ptrdiff_t count, float centre, double* sum,
+             double* squares) {
+    Vec total{}, square{};
+    for (ptrdiff_t i = 0; i < count; i += L) {
+        const Vec v = masked(load(x + i) - centre, mask + i);
+        total += v;
+        square += v * v;
+    }
+    for (int lane = 0; lane < L; ++lane) {
+        *sum += static_cast<double>(total[lane]);
+        *squares += static_cast<double>(square[lane]);
+    }
+}
+
+}  // namespace NMK_SPACE
+}  // namespace nmk
