@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ class NativeProgram:
         isa: the family of kernels it was loaded for.
         channels: of each input.
         outputs: how many outputs it has.
+        operations: how many steps it consists of.
     """
 
     def __init__(self, packed: bytes, source: str = "program") -> None:
@@ -43,12 +45,10 @@ class NativeProgram:
         if not self._handle:
             raise NmcompileError(f"{source}: {text.value.decode()}; compile the engine again")
         weakref.finalize(self, self._library.nmk_program_free, self._handle)
-        inputs, outputs = ctypes.c_uint32(), ctypes.c_uint32()
-        self._library.nmk_program_counts(
-            self._handle, ctypes.byref(inputs), ctypes.byref(outputs)
-        )
-        self.channels = tuple(self._channels(index) for index in range(inputs.value))
-        self.outputs = outputs.value
+        counts = [ctypes.c_uint32() for _ in range(3)]
+        self._library.nmk_program_counts(self._handle, *map(ctypes.byref, counts))
+        inputs, self.outputs, self.operations = (count.value for count in counts)
+        self.channels = tuple(self._channels(index) for index in range(inputs))
 
     def run(self, inputs: Sequence[_Image], threads: int = 1) -> list[_Image]:
         """Runs it on a batch.
@@ -60,6 +60,17 @@ class NativeProgram:
         Raises:
             NmcompileError: arrays that it does not take, or an impossible size.
         """
+        return self._call(inputs, threads, self._library.nmk_program_run)
+
+    def profile(self, inputs: Sequence[_Image], threads: int = 1) -> list[float]:
+        """Runs it as `run` does and gives the seconds that each operation took."""
+        seconds = (ctypes.c_double * self.operations)()
+        self._call(inputs, threads, self._library.nmk_program_profile, seconds)
+        return list(seconds)
+
+    def _call(
+        self, inputs: Sequence[_Image], threads: int, function: Any, *more: Any
+    ) -> list[_Image]:
         images = [np.ascontiguousarray(image, np.float32) for image in inputs]
         self._check(images)
         batch, _, height, width = images[0].shape
@@ -68,9 +79,9 @@ class NativeProgram:
             for index in range(self.outputs)
         ]
         text = ctypes.create_string_buffer(_TEXT)
-        failed = self._library.nmk_program_run(
+        failed = function(
             self._handle, _pointers(images), batch, height, width, _pointers(results), threads,
-            text, _TEXT,
+            *more, text, _TEXT,
         )  # fmt: skip
         self._raise_if(failed, text)
         return results
@@ -120,12 +131,16 @@ def _library() -> ctypes.CDLL:
     library.nmk_program_load.argtypes = [text, ctypes.c_size_t, text, ctypes.c_size_t]
     library.nmk_program_free.restype = None
     library.nmk_program_free.argtypes = [pointer]
-    library.nmk_program_counts.argtypes = [pointer, u32, u32]
+    library.nmk_program_counts.argtypes = [pointer, u32, u32, u32]
     library.nmk_program_input.argtypes = [pointer, ctypes.c_uint32, u32]
     library.nmk_program_output.argtypes = [
         pointer, ctypes.c_uint32, size, size, i64, text, ctypes.c_size_t,
     ]  # fmt: skip
     library.nmk_program_run.argtypes = [
         pointer, pointer, size, size, size, pointer, ctypes.c_int, text, ctypes.c_size_t,
+    ]  # fmt: skip
+    library.nmk_program_profile.argtypes = [
+        pointer, pointer, size, size, size, pointer, ctypes.c_int,
+        ctypes.POINTER(ctypes.c_double), text, ctypes.c_size_t,
     ]  # fmt: skip
     return library

@@ -47,7 +47,9 @@ nmk_program* nmk_program_load(const void* bytes, size_t size, char* text, size_t
 
 void nmk_program_free(nmk_program* program) { delete program; }
 
-int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs) {
+int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
+                       uint32_t* operations) {
+    *operations = static_cast<uint32_t>(program->held->operations.size());
     *inputs = program->held->inputs;
     *outputs = static_cast<uint32_t>(program->held->outputs.size());
     return 0;
@@ -73,6 +75,14 @@ int nmk_program_output(const nmk_program* program, uint32_t index, int64_t heigh
 int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch, int64_t height,
                     int64_t width, float* const* outputs, int threads, char* text, size_t text_size) {
     return guarded(text, text_size, [&] {
-        nmk::run_program(*program->held, inputs, batch, height, width, outputs, threads);
+        nmk::run_program(*program->held, inputs, batch, height, width, outputs, threads, nullptr);
+    });
+}
+
+int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
+                        int64_t height, int64_t width, float* const* outputs, int threads,
+                        double* seconds, char* text, size_t text_size) {
+    return guarded(text, text_size, [&] {
+        nmk::run_program(*program->held, inputs, batch, height, width, outputs, threads, seconds);
     });
 }

@@ -12,12 +12,12 @@
 
 namespace nmk {
 
-// An activation in memory: `channels` planes of strips (see kernels.h).
+// An activation in memory, as strips (see kernels.h): all channels of a row, then the next row.
 struct View {
     float* data = nullptr;
     int64_t channels = 0, height = 0, width = 0;
     int64_t strip = 0;  // S: positions of a row
-    ptrdiff_t row = 0, plane = 0;  // floats
+    ptrdiff_t row = 0, plane = 0;  // floats from one row, or channel, to the next
 };
 
 // A position along one axis of the packed tile, and the input that it holds, relative to the tile's

@@ -8,7 +8,6 @@ namespace NMK_SPACE {
 
 constexpr int R = kTileRows;
 constexpr int G = NMK_GROUP;
-constexpr int kTileVectors = kTileRows * kTileColumns;
 
 inline Vec gathered(const float* row, const int32_t* offsets) {
     alignas(4 * L) float lanes[L];
@@ -48,30 +47,20 @@ void pack(const PackJob& job) {
     }
 }
 
-struct Finish {
-    float bias, slope;
-    const float* residual;  // null if none
-    float* output;
-};
-
-inline Finish finish_of(const TileJob& job, int channel) {
+// Sums of one output channel, still in L1 -> bias, activation and residual -> the output.
+inline void finish_row(const float* sums, const TileJob& job, int channel, int row) {
     const Epilogue& e = *job.epilogue;
-    return {e.bias != nullptr ? e.bias[channel] : 0.0f,
-            e.activation.slopes != nullptr ? e.activation.slopes[channel] : e.activation.a,
-            job.residual != nullptr ? job.residual + channel * job.residual_channel : nullptr,
-            job.output + channel * job.output_channel};
-}
-
-template <int P>
-inline __attribute__((always_inline)) void finish_row(const Vec* sum, const TileJob& job,
-                                                      const Finish& f, int row) {
-    const Epilogue& e = *job.epilogue;
-    const float* residual = f.residual + row * (f.residual != nullptr ? job.residual_row : 0);
-    float* output = f.output + row * job.output_row;
-    for (int p = 0; p < P; ++p) {
-        Vec v = sum[p] + f.bias;
+    const Vec bias = spread(e.bias != nullptr ? e.bias[channel] : 0.0f), alpha = spread(e.alpha);
+    const float slope = e.activation.slopes != nullptr ? e.activation.slopes[channel] : e.activation.a;
+    float* output = job.output + channel * job.output_channel + row * job.output_row;
+    const float* residual =
+        job.residual == nullptr
+            ? nullptr
+            : job.residual + channel * job.residual_channel + row * job.residual_row;
+    for (int p = 0; p < job.columns; ++p) {
+        Vec v = load(sums + p * L) + bias;
         if (e.residual == static_cast<int>(Residual::before)) v += load(residual + p * L);
-        v = activate(v, e.activation, f.slope) * e.alpha;
+        v = activate(v, e.activation, slope) * alpha;
         if (e.residual == static_cast<int>(Residual::after)) v += load(residual + p * L);
         store(output + p * L, v);
     }
@@ -79,75 +68,85 @@ inline __attribute__((always_inline)) void finish_row(const Vec* sum, const Tile
 
 // One output channel over one block of input channels: a broadcast and R * P FMAs a non-zero.
 template <int P>
-inline __attribute__((always_inline)) void add_taps(Vec (&sum)[R * P], const float* tile,
+inline __attribute__((always_inline)) void add_taps(float* partial, const float* tile,
                                                     ptrdiff_t row_step, const Tap* tap,
-                                                    const Tap* end) {
+                                                    const Tap* end, bool fresh) {
+    Vec sum[R * P];
+#pragma GCC unroll 16
+    for (int i = 0; i < R * P; ++i) sum[i] = fresh ? Vec{} : load(partial + i * L);
     for (; tap != end; ++tap) {
         const Vec weight = spread(tap->weight);
         const float* q = tile + tap->offset;
+        const float* below = q + row_step;
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) sum[p] += weight * load(q + p * L);
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) sum[P + p] += weight * load(q + row_step + p * L);
+        for (int p = 0; p < P; ++p) sum[P + p] += weight * load(below + p * L);
     }
+#pragma GCC unroll 16
+    for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
 }
 
 template <int P>
 void nm_tile(const TileJob& job) {
     const Tap* tap = job.taps;
     const uint32_t* count = job.counts;
+    const char* ahead = job.ahead;
     for (int first = 0; first < job.outputs; first += kOutputBlock) {
         const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
         for (int block = 0; block < job.input_blocks; ++block) {
-            for (int channel = first; channel < stop; ++channel) {
-                Vec sum[R * P];
-                float* partial = job.partial + (channel - first) * kTileVectors * L;
-                if (block == 0) {
-                    for (int i = 0; i < R * P; ++i) sum[i] = Vec{};
-                } else {
-                    for (int i = 0; i < R * P; ++i) sum[i] = load(partial + i * L);
-                }
+            float* partial = job.partial;
+            for (int channel = first; channel < stop; ++channel, partial += R * P * L) {
                 const Tap* end = tap + *count++;
-                add_taps<P>(sum, job.tile, job.row_step, tap, end);
+                add_taps<P>(partial, job.tile, job.row_step, tap, end, block == 0);
                 tap = end;
-                if (block + 1 == job.input_blocks) {
-                    const Finish f = finish_of(job, channel);
-                    finish_row<P>(sum, job, f, 0);
-                    if (job.rows > 1) finish_row<P>(sum + P, job, f, 1);
-                } else {
-                    for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
-                }
+                for (int i = 0; i < job.ahead_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
             }
+        }
+        for (int channel = first; channel < stop; ++channel) {
+            const float* sums = job.partial + (channel - first) * R * P * L;
+            for (int row = 0; row < job.rows; ++row) finish_row(sums + row * P * L, job, channel, row);
         }
     }
 }
 
 // G output channels of one row of the tile: P loads and G broadcasts for G * P FMAs.
 template <int P>
+inline __attribute__((always_inline)) void dense_group(const TileJob& job, const float* tile,
+                                                       const float* weight) {
+    Vec sum[G][P];
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
+    }
+    for (int channel = 0; channel < job.channels; ++channel, tile += job.tile_channel) {
+        for (int t = 0; t < job.tap_count; ++t, weight += G) {
+            const float* q = tile + job.tap_offsets[t];
+#pragma GCC unroll 8
+            for (int p = 0; p < P; ++p) {
+                const Vec x = load(q + p * L);
+#pragma GCC unroll 8
+                for (int g = 0; g < G; ++g) sum[g][p] += weight[g] * x;
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) store(job.partial + (g * P + p) * L, sum[g][p]);
+    }
+}
+
+template <int P>
 void dense_tile(const TileJob& job) {
     const ptrdiff_t group_weights = static_cast<ptrdiff_t>(job.channels) * job.tap_count * G;
     for (int row = 0; row < job.rows; ++row) {
-        const float* w = job.weights;
-        for (int first = 0; first < job.outputs; first += G, w += group_weights) {
-            Vec sum[G][P];
-            for (int g = 0; g < G; ++g) {
-                for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
-            }
-            const float* weight = w;
-            for (int channel = 0; channel < job.channels; ++channel) {
-                const float* base = job.tile + channel * job.tile_channel + row * job.row_step;
-                for (int t = 0; t < job.tap_count; ++t, weight += G) {
-                    const float* q = base + job.tap_offsets[t];
-#pragma GCC unroll 8
-                    for (int p = 0; p < P; ++p) {
-                        const Vec x = load(q + p * L);
-#pragma GCC unroll 8
-                        for (int g = 0; g < G; ++g) sum[g][p] += weight[g] * x;
-                    }
-                }
-            }
+        const float* weight = job.weights;
+        for (int first = 0; first < job.outputs; first += G, weight += group_weights) {
+            dense_group<P>(job, job.tile + row * job.row_step, weight);
             for (int g = 0; g < G && first + g < job.outputs; ++g) {
-                finish_row<P>(sum[g], job, finish_of(job, first + g), row);
+                finish_row(job.partial + g * P * L, job, first + g, row);
             }
         }
     }

@@ -1,6 +1,6 @@
 // The interface of one family of kernels: raw pointers in and out, one table for each ISA.
 //
-// Activations are stored as strips: [channel][row][position][lane]. A row of W pixels is cut into
+// Activations are stored as strips: [row][channel][position][lane]. A row of W pixels is cut into
 // L strips of S consecutive pixels, and lane l holds strip l: pixel x is lane x / S, position x % S.
 // A step of one pixel in x is then a step of one whole vector. Lanes beyond W hold anything.
 #ifndef NMK_KERNELS_H
@@ -67,6 +67,10 @@ struct TileJob {
     const Tap* taps;
     const uint32_t* counts;
     int input_blocks;
+    // What the next tiles will read, fetched into L2 meanwhile: so many cache lines for each output
+    // and block, from `ahead` on.
+    const char* ahead;
+    int ahead_lines;
     float* partial;  // kOutputBlock x kTileRows x kTileColumns vectors
     // dense: weights [outputs / G][channels][taps][G]
     const float* weights;

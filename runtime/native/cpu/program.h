@@ -50,9 +50,10 @@ struct Program {
 // Reads and checks every field; throws Error. `bytes` need not outlive the call.
 std::unique_ptr<Program> load_program(const void* bytes, size_t size);
 
-// Runs the program on each image of a batch; throws Error.
+// Runs the program on each image of a batch; throws Error. Adds to `seconds` (or null) what each
+// operation took.
 void run_program(Program& program, const float* const* inputs, int64_t batch, int64_t height,
-                 int64_t width, float* const* outputs, int threads);
+                 int64_t width, float* const* outputs, int threads, double* seconds);
 
 struct Shape {
     int64_t height = 0, width = 0;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "spatial.h"
@@ -25,13 +26,18 @@ public:
     Execution(const Program& program, Workspace& workspace)
         : program_(program), work_(workspace), lanes_(program.kernels->lanes) {}
 
-    void image(const float* const* inputs, float* const* outputs, int64_t number) {
+    void image(const float* const* inputs, float* const* outputs, int64_t number, double* seconds) {
         for (uint32_t i = 0; i < program_.inputs; ++i) {
             const View to = view(i);
             const float* from = inputs[i] + number * to.channels * to.height * to.width;
             rows(to, [&](int64_t a, int64_t b) { to_strips(from, to, lanes_, a, b); });
         }
-        for (size_t i = 0; i < program_.operations.size(); ++i) step(i);
+        for (size_t i = 0; i < program_.operations.size(); ++i) {
+            const auto started = std::chrono::steady_clock::now();
+            step(i);
+            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+            if (seconds != nullptr) seconds[i] += took.count();
+        }
         for (size_t i = 0; i < program_.outputs.size(); ++i) {
             const View from = view(program_.outputs[i]);
             float* to = outputs[i] + number * from.channels * from.height * from.width;
@@ -103,7 +109,7 @@ private:
         job.mode = record.params[0];
         job.x = in.data + channel * in.plane + y * in.row;
         job.y = out.data + channel * out.plane + y * out.row;
-        job.count = out.row;
+        job.count = out.plane;
         job.scale = record.scalars[kAlpha], job.shift = record.scalars[kBeta];
         job.activation = activation_of(operation);
         job.slope_of_channel =
@@ -137,7 +143,7 @@ private:
             sum = squares = 0.0;
             for (int64_t y = 0; y < in.height; ++y) {
                 const float* row = in.data + channel * in.plane + y * in.row;
-                program_.kernels->moments(row, mask, in.row, centre, &sum, &squares);
+                program_.kernels->moments(row, mask, in.plane, centre, &sum, &squares);
             }
         };
         pass(0.0f);
@@ -177,14 +183,14 @@ void give_back(Program& program, std::unique_ptr<Workspace> workspace) {
 }  // namespace
 
 void run_program(Program& program, const float* const* inputs, int64_t batch, int64_t height,
-                 int64_t width, float* const* outputs, int threads) {
+                 int64_t width, float* const* outputs, int threads, double* seconds) {
     if (threads < 1 || threads > kMostThreads) throw Error("threads: give a number from 1 to 1024");
     if (batch < 0) throw Error("the batch is negative");
     if (batch == 0) return;
     std::unique_ptr<Workspace> workspace = borrow(program, threads);
     workspace->fit(program, height, width);
     Execution execution(program, *workspace);
-    for (int64_t i = 0; i < batch; ++i) execution.image(inputs, outputs, i);
+    for (int64_t i = 0; i < batch; ++i) execution.image(inputs, outputs, i, seconds);
     give_back(program, std::move(workspace));
 }
 

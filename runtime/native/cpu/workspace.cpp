@@ -39,7 +39,7 @@ std::vector<Life> lifetimes(const Program& program) {
 }
 
 Aligned<uint32_t> row_mask(const View& view, int lanes) {
-    Aligned<uint32_t> mask = aligned<uint32_t>(static_cast<size_t>(view.row));
+    Aligned<uint32_t> mask = aligned<uint32_t>(static_cast<size_t>(view.plane));
     for (int64_t x = 0; x < view.width; ++x) mask[static_cast<size_t>(x % view.strip * lanes + x / view.strip)] = ~0u;
     return mask;
 }
@@ -181,8 +181,8 @@ View Workspace::view(const Program& program, uint32_t value) const {
     view.channels = record.channels;
     view.height = shapes_[record.buffer].height, view.width = shapes_[record.buffer].width;
     view.strip = strips_[record.buffer];
-    view.row = view.strip * program.kernels->lanes;
-    view.plane = view.row * view.height;
+    view.plane = view.strip * program.kernels->lanes;
+    view.row = view.plane * program.buffer_channels[record.buffer];
     view.data = arena_.get() + offsets_[record.buffer] + kSlack +
                 static_cast<ptrdiff_t>(record.first) * view.plane;
     return view;

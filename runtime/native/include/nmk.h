@@ -71,8 +71,9 @@ NMK_API nmk_program* nmk_program_load(const void* bytes, size_t size, char* text
 /* Frees a program that no thread is running; NULL is allowed. */
 NMK_API void nmk_program_free(nmk_program* program);
 
-/* How many images it takes and gives. Always 0. */
-NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs);
+/* How many images it takes and gives, and of how many operations it consists. Always 0. */
+NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
+                               uint32_t* operations);
 
 /* The channels of an input; not 0 if there is no such input. */
 NMK_API int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels);
@@ -90,6 +91,11 @@ NMK_API int nmk_program_output(const nmk_program* program, uint32_t index, int64
 NMK_API int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch,
                             int64_t height, int64_t width, float* const* outputs, int threads,
                             char* text, size_t text_size);
+
+/* The same, and adds the seconds that each operation took to seconds[0..operations). */
+NMK_API int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
+                                int64_t height, int64_t width, float* const* outputs, int threads,
+                                double* seconds, char* text, size_t text_size);
 
 #ifdef __cplusplus
 }
