@@ -7,20 +7,24 @@ from pathlib import Path
 import torch
 
 import nmcompile
+from nmcompile.backends.native import lower
 from nmcompile.backends.onnx import export_onnx, export_program
 from nmcompile.context import Context
 from nmcompile.engine import Manifest, seal
 from nmcompile.program import Program
 from nmcompile.receptive_field import receptive_halo
+from nmcompile.runtime.executor import MODEL, NATIVE
 from nmcompile.shapes import peak_bytes, shapes_at
 
 # What ONNX Runtime takes on top of the values alive at once (measured on the sample network).
 _SLACK = 1.5
 
 
-def write_parts(folder: Path, dense: Program, sparse: Program) -> None:
-    """Writes model.onnx, and the dense original that benchmarks compare with."""
-    export_onnx(sparse, folder / "model.onnx")
+def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> None:
+    """Writes what the target runs, model.onnx, and the dense original that benchmarks compare with."""
+    if ctx.target.executor == "native":
+        (folder / NATIVE).write_bytes(lower(sparse))
+    export_onnx(sparse, folder / MODEL)
     export_onnx(dense, folder / "dense.onnx")
     torch.export.save(export_program(dense), folder / "dense.pt2")
 
