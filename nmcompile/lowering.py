@@ -21,7 +21,7 @@ _SLACK = 1.5
 
 
 def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> None:
-    """Writes what the target runs, model.onnx, and the dense original that benchmarks compare with."""
+    """Writes what the target runs, model.onnx, and the dense original to compare with."""
     if ctx.target.executor == "native":
         (folder / NATIVE).write_bytes(lower(sparse))
     export_onnx(sparse, folder / MODEL)

@@ -62,7 +62,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "threads": ctx.target.threads or available_cores(),
         "note": ctx.target.note,
         "task": str(ctx.task),
-        "budget": str(ctx.uniform and f"uniform {ctx.uniform}" or plan.budget or ctx.budget),
+        "budget": str((ctx.uniform and f"uniform {ctx.uniform}") or plan.budget or ctx.budget),
         "patterns": [str(pattern) for pattern in ctx.patterns],
         "reference_size": list(plan.reference_size),
         "params": _params(done.sparse),

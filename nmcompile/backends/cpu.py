@@ -58,7 +58,7 @@ class CpuTarget:
         return (native.cpu_name(), platform.machine(), version, self._isa, str(self.threads))
 
     def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
-        """Median time of the layer alone inside a program, its activations in the kernels' layout."""
+        """Median time of the layer in a program, its activations in the kernels' layout."""
         if spec.op != "conv2d":
             return self._portable.latency_ms(spec, kernel)
         program = NativeProgram(_single(spec, _pattern_of(kernel)))

@@ -60,6 +60,7 @@ class Lowering:
         self.sparse = {x.name for x in plan.layers if not x.pattern.is_dense} if plan else set()
 
     def run(self) -> bytes:
+        """The packed program."""
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
                 self.tensors[node] = Tensor(int(node.meta["val"].shape[1]))
@@ -115,7 +116,7 @@ class Lowering:
             raise UnsupportedError(f"{node.target} padded beyond its kernel's reach")
         if weight.dtype != torch.float32:
             raise UnsupportedError(f"{node.target} with weights of {weight.dtype}")
-        bias = conv.bias and get_tensor(self.module, str(conv.bias.target)).numpy()
+        bias = None if conv.bias is None else get_tensor(self.module, str(conv.bias.target)).numpy()
         sparse = str(conv.weight.target) in self.sparse
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
         shape = ConvShape(kernel, conv.stride, conv.dilation, conv.padding, conv.groups)
@@ -133,7 +134,7 @@ class Lowering:
         limits: tuple[float, float] = (0.0, 0.0),
         slopes: np.ndarray[Any, Any] | None = None,
     ) -> None:
-        """Applies an activation to the node's first argument, in the step that makes it if it can."""
+        """Activates the node's first argument, in the step that makes it if that is possible."""
         source = node.args[0]
         step = self.alone(source)
         if step is None or not _is_open(step):
@@ -142,7 +143,7 @@ class Lowering:
             step = self.makers[self.tensors[node]]
         step.activation, step.limits = kind, limits
         if slopes is not None:
-            step.data = (*step.data, None, None, None)[:3] + (slopes,)
+            step.data = (*(*step.data, None, None, None)[:3], slopes)
         self.tensors[node] = step.output
 
     def take_residual(self, node: fx.Node, conv: Any, other: Any, sign: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +77,11 @@ def _prelu(low: Lowering, node: fx.Node) -> bool | None:
 
 @handles(aten.clamp.default, aten.hardtanh.default, aten.clamp_min.default, aten.relu6.default)
 def _clamp(low: Lowering, node: fx.Node) -> bool | None:
-    defaults = {
+    known: dict[Any, tuple[float, float]] = {
         aten.hardtanh.default: (-1.0, 1.0),
         aten.relu6.default: (0.0, 6.0),
-    }.get(node.target, (None, None))
+    }
+    defaults = known.get(node.target, (None, None))
     least, most = (_argument(node, i + 1, ("min", "max")[i], defaults[i]) for i in range(2))
     if isinstance(least, fx.Node) or isinstance(most, fx.Node):
         return False
@@ -91,7 +93,7 @@ def _clamp(low: Lowering, node: fx.Node) -> bool | None:
 @handles(aten.add.Tensor, aten.sub.Tensor)
 def _add(low: Lowering, node: fx.Node) -> bool | None:
     x, y = node.args[:2]
-    sign = float(node.kwargs.get("alpha", 1)) * (-1.0 if node.target is aten.sub.Tensor else 1.0)
+    sign = _number(node.kwargs.get("alpha", 1)) * (-1.0 if node.target is aten.sub.Tensor else 1.0)
     if not isinstance(y, fx.Node):
         low.pointwise(node, Pointwise.AFFINE, [_node(x)], beta=sign * float(_number(y)))
         return None
@@ -163,8 +165,6 @@ def _cat(low: Lowering, node: fx.Node) -> bool | None:
     pieces = node.args[0]
     if _argument(node, 1, "dim", 0) not in (1, -3) or not isinstance(pieces, (list, tuple)):
         return False
-    if any(not _same_space(pieces[0], piece) for piece in pieces):
-        return False
     low.concatenate(node, [low.tensor(piece) for piece in pieces])
     return None
 
@@ -189,10 +189,14 @@ def _part(low: Lowering, node: fx.Node) -> bool | None:
 
 @handles(aten.slice.Tensor)
 def _slice_tensor(low: Lowering, node: fx.Node) -> bool | None:
-    start, step = _argument(node, 2, "start", 0) or 0, _argument(node, 4, "step", 1)
-    if _argument(node, 1, "dim", 0) not in (1, -3) or step != 1 or not isinstance(start, int):
+    start, stop = _argument(node, 2, "start", 0) or 0, _argument(node, 3, "end")
+    axis = _argument(node, 1, "dim", 0) % 4
+    if _argument(node, 4, "step", 1) != 1 or not isinstance(start, int):
         return False
     channels = low.tensor(node.args[0]).channels
+    if axis != 1:
+        whole = start == 0 and (stop is None or stop == sys.maxsize)
+        return _same(low, node) if whole else False
     first = start + channels if start < 0 else start
     _slice(low, node, node.args[0], first, int(node.meta["val"].shape[1]))
     return None
@@ -307,18 +311,16 @@ def _number(value: Any) -> float:
     return value
 
 
-def _shape(node: Any) -> list[str]:
-    return [str(size) for size in node.meta["val"].shape]
+def _ones(node: Any) -> list[bool]:
+    """Which of a value's sizes are 1, so that they broadcast; free sizes are not."""
+    return [isinstance(size, int) and size == 1 for size in node.meta["val"].shape]
 
 
 def _same_size(x: Any, y: Any) -> bool:
-    return _shape(x) == _shape(y)
-
-
-def _same_space(x: Any, y: Any) -> bool:
-    return _shape(x)[2:] == _shape(y)[2:]
+    """Whether nothing is broadcast: sizes that are not 1 must be equal, however written."""
+    return _ones(x) == _ones(y)
 
 
 def _is_gate(x: Any, y: Any) -> bool:
     """Whether y has one value for each channel of x."""
-    return _shape(y) == [*_shape(x)[:2], "1", "1"]
+    return _ones(y) == [*_ones(x)[:2], True, True]

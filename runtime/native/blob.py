@@ -170,9 +170,9 @@ def conv_data(
     return (weight.ravel()[kept].astype(np.float32), mask, bias, slopes)
 
 
-def scalars(activation: Mapping[str, float], alpha: float = 1.0, beta: float = 1.0) -> tuple[
-    float, float, float, float
-]:
+def scalars(
+    activation: Mapping[str, float], alpha: float = 1.0, beta: float = 1.0
+) -> tuple[float, float, float, float]:
     """An operation's scalars from an activation's: slope, or low and high."""
     first = activation.get("slope", activation.get("low", 0.0))
     return (first, activation.get("high", 0.0), alpha, beta)

@@ -29,11 +29,15 @@ def single(kind: Kind, inputs: Sequence[int], outputs: int, **more: Any) -> byte
     return pack(channels, values, [step], len(inputs), [len(inputs)])
 
 
-def check(packed: bytes, inputs: Sequence[NDArray[np.float32]], expected: Any, threads: int) -> None:
+def check(
+    packed: bytes, inputs: Sequence[NDArray[np.float32]], expected: Any, threads: int
+) -> None:
     """Runs a program and compares with what a reference gives."""
     (found,) = NativeProgram(packed).run(inputs, threads)
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1e-2))
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1e-2)
+    )
 
 
 def noise(*shape: int) -> NDArray[np.float32]:

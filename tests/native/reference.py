@@ -35,7 +35,9 @@ def conv2d(x: Array, weight: Array, bias: Array | None, shape: ConvShape) -> Arr
     return result if bias is None else result + bias[:, None, None]
 
 
-def activate(x: Array, kind: Activation, limits: tuple[float, float], slopes: Array | None) -> Array:
+def activate(
+    x: Array, kind: Activation, limits: tuple[float, float], slopes: Array | None
+) -> Array:
     """An activation; `limits` are slope, or lowest and highest; `slopes` one a channel."""
     slope = limits[0] if slopes is None else slopes[:, None, None]
     forms: dict[Activation, Callable[[], Array]] = {
@@ -89,9 +91,7 @@ def bilinear(x: Array, size: tuple[int, int], align_corners: bool) -> Array:
 def max_pool(x: Array, shape: ConvShape) -> Array:
     """The largest value of each window; what lies outside the image does not count."""
     left, right, top, bottom = shape.padding
-    padded = np.pad(
-        x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=-np.inf
-    )
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(padded, shape.kernel, (2, 3))
     return windows[:, :, :: shape.stride[0], :: shape.stride[1]].max((-1, -2))
 

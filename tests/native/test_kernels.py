@@ -1,4 +1,4 @@
-"""Every kernel x shape x pattern x groups x threads x ISA -> is it what the NumPy reference gives?"""
+"""Kernels x shapes x patterns x groups x threads x ISAs -> what the NumPy reference gives?"""
 
 import numpy as np
 import pytest
