@@ -1,4 +1,4 @@
-"""A pruned Program and its dense original -> the parts of an engine folder, sealed by a manifest."""
+"""Pruned Program, dense original -> the parts of an engine folder, sealed by a manifest."""
 
 from __future__ import annotations
 

@@ -50,6 +50,21 @@ Run column_run(const Conv& conv, const View& in, const View& out, int64_t shift,
     return {0, 1, 0, nullptr, offsets};
 }
 
+// Which lines of the input rows that the next row of tiles adds this tile is to fetch: its share.
+void look_ahead(const ConvRun& run, const Part& part, int64_t y, int group, int64_t tile, TileJob& job) {
+    const Conv& conv = *run.conv;
+    const int64_t last = y * conv.stride_y - conv.pad_top + conv.rows.back().input;
+    const int64_t first = last + 1, stop = first + kTileRows * conv.stride_y;
+    job.ahead_lines = 0;
+    if (first < 0 || stop > run.input.height || run.input.row == 0) return;
+    const int64_t shares = static_cast<int64_t>(run.plan->tiles.size()) * conv.groups;
+    const int64_t lines = (stop - first) * run.input.row / 16 / shares;
+    const auto steps = static_cast<int64_t>(part.counts.size());
+    job.ahead_lines = static_cast<int>((lines + steps - 1) / std::max<int64_t>(steps, 1));
+    const int64_t share = group * static_cast<int64_t>(run.plan->tiles.size()) + tile;
+    job.ahead = reinterpret_cast<const char*>(run.input.data + first * run.input.row) + share * lines * 64;
+}
+
 bool continues(const Run& last, const Run& next, int lanes) {
     return last.mask == nullptr && last.gather == nullptr && next.mask == nullptr &&
            next.gather == nullptr && next.target == last.target + last.count &&
@@ -136,6 +151,7 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
                 pack.run_count = static_cast<int>(columns.runs.size());
                 run.kernels->pack(pack);
                 const ptrdiff_t at = columns.first * lanes;
+                look_ahead(run, part, y, group, &columns - run.plan->tiles.data(), job);
                 job.columns = columns.columns;
                 job.output = run.output.data + channel * run.output.plane + y * run.output.row + at;
                 job.residual = run.residual.data == nullptr
