@@ -30,7 +30,7 @@ from nmcompile.progress import SILENT, Reporter
 from nmcompile.receipt import Compiled, make_receipt
 from nmcompile.report import write_report
 from nmcompile.runtime import Engine, load
-from nmcompile.runtime.executor import OrtExecutor
+from nmcompile.runtime.executor import OrtExecutor, check_threads, open_executor
 from nmcompile.showcase import showcase
 from nmcompile.tasks import Task
 
@@ -112,6 +112,10 @@ def compile(
         ctx = _context(settled.program, settled.task, settings, reporter)
     with clock.stage("cleaning the graph"):
         dense = run_passes(settled.program, ctx, transform.CLEAN)
+        target = ctx.target.fitted(dense)
+    if target is not ctx.target:
+        reporter.note(f"note: {target.note}")
+        ctx = dataclasses.replace(ctx, target=target)
     sparse = _prune(dense, ctx, settings, clock)
     return _write(output, dense, sparse, ctx, settings.name, notes, clock)
 
@@ -141,13 +145,12 @@ def _write(
 ) -> Engine:
     with writing(output) as folder:
         with clock.stage("writing the engine"):
-            write_parts(folder, dense, sparse)
+            write_parts(folder, dense, sparse, ctx)
             manifest = make_manifest(sparse, ctx)
             (folder / "plan.json").write_text(sparse.the_plan.to_json())
-            engine, original = (
-                Engine(folder, manifest, OrtExecutor(folder / part, ctx.target.threads))
-                for part in ("model.onnx", "dense.onnx")
-            )
+            threads = check_threads(ctx.target.threads)
+            engine = Engine(folder, manifest, open_executor(folder, manifest.executor, threads))
+            original = Engine(folder, manifest, OrtExecutor(folder / "dense.onnx", threads))
         with clock.stage("verifying and timing"):
             done = Compiled(name, dense, sparse, engine, original, notes, clock.seconds)
             receipt = make_receipt(done, ctx)

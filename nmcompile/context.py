@@ -11,6 +11,7 @@ from nmcompile.cache import Measurements
 from nmcompile.calibration import Calibration
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Layer
+from nmcompile.program import Program
 from nmcompile.progress import SILENT, Reporter
 from nmcompile.tasks import Task
 
@@ -43,6 +44,9 @@ class Target(Protocol):
     executor: str
     note: str
     threads: int | None
+
+    def fitted(self, program: Program) -> Target:
+        """What really runs that network: this backend, or the one it leaves the network to."""
 
     def kernel(self, layer: Layer, pattern: Pattern) -> str:
         """The kernel that would run a layer with that pattern (equal names: equal speed)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import nmcompile
+from nmcompile.backends.native import lower
 from nmcompile.backends.onnx import (
     exchange_weights,
     export_onnx,
@@ -18,20 +19,23 @@ from nmcompile.context import Context
 from nmcompile.engine import Manifest
 from nmcompile.program import Program
 from nmcompile.receptive_field import receptive_halo
+from nmcompile.runtime.executor import MODEL, NATIVE
 from nmcompile.shapes import peak_bytes, shapes_at
 
 # What ONNX Runtime takes on top of the values alive at once (measured on the sample network).
 _SLACK = 1.5
 
 
-def write_parts(folder: Path, dense: Program, sparse: Program) -> None:
-    """Writes model.onnx, and the dense original that benchmarks compare with."""
+def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> None:
+    """Writes what the target runs, model.onnx, and the dense original to compare with."""
+    if ctx.target.executor == "native":
+        (folder / NATIVE).write_bytes(lower(sparse))
     exported = export_program(dense)
     with quiet():
         torch.export.save(exported, folder / "dense.pt2")
     write_onnx(exported, dense.interface, folder / "dense.onnx")
-    if not exchange_weights(folder / "dense.onnx", dense, sparse, folder / "model.onnx"):
-        export_onnx(sparse, folder / "model.onnx")
+    if not exchange_weights(folder / "dense.onnx", dense, sparse, folder / MODEL):
+        export_onnx(sparse, folder / MODEL)
 
 
 def make_manifest(program: Program, ctx: Context) -> Manifest:

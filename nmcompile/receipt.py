@@ -150,9 +150,14 @@ def _row(layer: Layer, program: Program, ctx: Context) -> dict[str, Any]:
         "chosen_ms": chosen.latency_ms,
         "gain": gain,
         "kernel": chosen.kernel,
-        "status": "dense" if layer.pattern.is_dense else ctx.target.note or "sparse kernel",
+        "status": "dense" if layer.pattern.is_dense else _status(ctx),
         "reason": layer.reason,
     }
+
+
+def _status(ctx: Context) -> str:
+    """What becomes of a layer's zeros; the target's note may go on to say why."""
+    return ctx.target.note.partition(";")[0] or "sparse kernel"
 
 
 def _is_valid(layer: Layer, program: Program) -> bool:

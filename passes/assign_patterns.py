@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from torch import fx
@@ -11,9 +12,9 @@ from nmcompile.budget import Budget
 from nmcompile.context import Context
 from nmcompile.convs import Conv, read_conv
 from nmcompile.errors import NmcompileError
-from nmcompile.pattern import Pattern
+from nmcompile.pattern import DENSE, Pattern
 from nmcompile.pipeline import compiler_pass
-from nmcompile.plan import Choice, Plan
+from nmcompile.plan import Choice, Layer, Plan
 from nmcompile.program import Program
 
 
@@ -27,7 +28,7 @@ def assign_patterns(program: Program, ctx: Context) -> Program:
     """
     plan = program.the_plan
     if ctx.uniform:
-        return program.with_plan(_uniform(program, ctx.uniform))
+        return program.with_plan(_reverted(_uniform(program, ctx.uniform)))
     if ctx.budget.quantity == "drop":
         return program.with_plan(within_loss(plan, ctx.budget.limit))
     return program.with_plan(_within_cost(plan, ctx.budget))
@@ -58,16 +59,62 @@ def cost_quantity(plan: Plan) -> str:
 
 
 def _within_cost(plan: Plan, budget: Budget) -> Plan:
+    offered = _paying(plan, budget)
     table = [
         [Option(choice.loss or 0.0, _cost(choice, budget.quantity)) for choice in layer.choices]
-        for layer in plan.layers
+        for layer in offered.layers
     ]
     dense = sum(options[0].cost for options in table)
     limit = budget.limit * dense if budget.unit == "x" else budget.limit
     chosen = solve(table, limit)
     if chosen is None:
         raise NmcompileError(_impossible(budget, least_cost(table), dense))
-    return _assigned(plan, chosen, f"least loss within {budget}")
+    assigned = _assigned(offered, chosen, f"least loss within {budget}")
+    return plan.assign(
+        {layer.name: layer.pattern for layer in assigned.layers},
+        {layer.name: layer.reason for layer in assigned.layers},
+    )
+
+
+def _pays(layer: Layer, choice: Choice) -> bool:
+    """Whether a choice is dense or measured faster than dense."""
+    dense = layer.choices[0]
+    if choice is dense or choice.latency_ms is None or dense.latency_ms is None:
+        return True
+    return choice.latency_ms < dense.latency_ms
+
+
+def _paying(plan: Plan, budget: Budget) -> Plan:
+    """The plan without choices that cost quality and gain no time, if the budget allows that.
+
+    Only a budget in MACs can want one: the other budgets' optimum never holds it.
+    """
+    if budget.quantity != "macs" or cost_quantity(plan) != "latency":
+        return plan
+    kept = plan.with_layers(
+        dataclasses.replace(
+            layer, choices=tuple(choice for choice in layer.choices if _pays(layer, choice))
+        )
+        for layer in plan.layers
+    )
+    least = sum(min(choice.macs for choice in layer.choices) for layer in kept.layers)
+    limit = budget.limit * (plan.dense_macs if budget.unit == "x" else 1)
+    return kept if least <= limit else plan
+
+
+def _reverted(plan: Plan) -> Plan:
+    """Layers whose pattern is no faster than dense -> dense, where the target gains from any."""
+    if cost_quantity(plan) != "latency":
+        return plan
+    patterns, reasons = {}, {}
+    for layer in plan.layers:
+        if not _pays(layer, layer.chosen):
+            patterns[layer.name] = DENSE
+            reasons[layer.name] = (
+                f"reverted to dense: {layer.pattern} takes {layer.chosen.latency_ms:.3g} ms, "
+                f"dense {layer.choices[0].latency_ms:.3g} ms"
+            )
+    return plan.assign(patterns, reasons)
 
 
 def _impossible(budget: Budget, least: float, dense: float) -> str:

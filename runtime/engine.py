@@ -14,12 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from nmcompile.engine import Manifest, read_manifest
 from nmcompile.errors import NmcompileError
 from nmcompile.runtime.assembly import Assembly
-from nmcompile.runtime.executor import OrtExecutor, check_threads
+from nmcompile.runtime.executor import check_threads, open_executor
 from nmcompile.runtime.inputs import check_names, check_tensor, filled
 from nmcompile.runtime.pixels import Picture, Tensor, check_picture, enlarged
 from nmcompile.runtime.tiling import TilePlan, plan_tiles
 
-MODEL = "model.onnx"
 _LOGGER = logging.getLogger("nmcompile.runtime")
 
 
@@ -37,12 +36,15 @@ def load(path: Path | str, threads: int | None = None, check_parts: bool = True)
     folder = Path(path)
     count = check_threads(threads)
     manifest = read_manifest(folder, check_parts)
-    if manifest.executor != "onnxruntime":
+    try:
+        executor = open_executor(folder, manifest.executor, count)
+    except KeyError:
         raise NmcompileError(
-            f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime; "
+            f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime "
+            "and native; "
             f"update nmcompile (the engine was made by {manifest.created_by or 'unknown'})"
-        )
-    return Engine(folder, manifest, OrtExecutor(folder / MODEL, count))
+        ) from None
+    return Engine(folder, manifest, executor)
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""An ONNX file + named arrays -> the output array, run by ONNX Runtime on the CPU."""
+"""A model file + named arrays -> the output array, run by ONNX Runtime or by libnmk on the CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmcompile.errors import NmcompileError
+from nmcompile.runtime.native.program import NativeProgram
 
+MODEL = "model.onnx"
+NATIVE = "model.nmk"
 _FATAL_ONLY = 4  # ONNX Runtime's severity: what goes wrong is raised, not printed
 
 
@@ -58,6 +61,37 @@ class OrtExecutor:
                 f"not enough memory for this image ({_first_line(error)}); give a (smaller) --tile"
             ) from None
         return output
+
+
+class NativeExecutor:
+    """One native program, ready to run.
+
+    Args:
+        model_path: the packed program; its inputs are in the order in which calls name them.
+        threads: how many threads one run may use.
+
+    Raises:
+        NmcompileError: damaged, or libnmk is not built.
+    """
+
+    def __init__(self, model_path: Path, threads: int) -> None:
+        try:
+            packed = model_path.read_bytes()
+        except OSError as error:
+            raise NmcompileError(f"{model_path}: cannot be read ({error})") from None
+        self._program = NativeProgram(packed, str(model_path))
+        self._threads = threads
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Runs the program once; NmcompileError if it needs more memory than there is."""
+        return self._program.run(list(inputs.values()), self._threads)[0]
+
+
+def open_executor(folder: Path, name: str, threads: int) -> OrtExecutor | NativeExecutor:
+    """What runs an engine's model, by the name in its manifest; KeyError if there is none."""
+    if name == "native":
+        return NativeExecutor(folder / NATIVE, threads)
+    return {"onnxruntime": OrtExecutor}[name](folder / MODEL, threads)
 
 
 def available_cores() -> int:

@@ -39,10 +39,17 @@ class OnnxTarget:
     executor = "onnxruntime"
     note = "dense kernel: no speed-up from zeros"
 
-    def __init__(self, name: str = "onnx", threads: int | None = None) -> None:
-        """Args: name: as the user wrote it; threads: None for all cores."""
+    def __init__(
+        self, name: str = "onnx", threads: int | None = None, note: str | None = None
+    ) -> None:
+        """Args: name: as the user wrote it; threads: None for all cores; note: instead of ours."""
         self.name = name
         self.threads = threads
+        self.note = self.note if note is None else note
+
+    def fitted(self, program: Program) -> OnnxTarget:
+        """This target: ONNX Runtime runs whatever ONNX can express."""
+        return self
 
     def kernel(self, layer: Layer, pattern: Pattern) -> str:
         """ONNX Runtime has one kernel per operator, whatever the zeros."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from nmcompile.errors import NmcompileError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _LIBRARY = "libnmk.so"
 _BUILD_INFO = "build_info.json"
 _REBUILD = "build it with `make install` (or `pip install .`), which needs a C++17 compiler"
@@ -55,6 +56,7 @@ def library() -> ctypes.CDLL:
     loaded.nmk_version.restype = ctypes.c_char_p
     loaded.nmk_cpu_features.restype = ctypes.c_uint64
     loaded.nmk_cpu_name.restype = ctypes.c_char_p
+    loaded.nmk_isa.restype = ctypes.c_char_p
     return loaded
 
 
@@ -68,6 +70,22 @@ def cpu_name() -> str:
     """The processor's own name."""
     name: bytes = library().nmk_cpu_name()
     return name.decode(errors="replace")
+
+
+def isa() -> str:
+    """The family of kernels that programs are loaded for: avx512, avx2 or portable.
+
+    Raises:
+        NmcompileError: the environment variable NMK_ISA names one that cannot run here.
+    """
+    name: bytes = library().nmk_isa()
+    if not name:
+        wanted = os.environ.get("NMK_ISA", "")
+        raise NmcompileError(
+            f"NMK_ISA={wanted!r}: expected avx512, avx2 or portable, and a processor that has it "
+            f"(this one: {', '.join(cpu_features()) or 'none of them'}); unset NMK_ISA"
+        )
+    return name.decode()
 
 
 def build_info() -> dict[str, Any]:

@@ -1,12 +1,13 @@
 /* libnmk: nmcompile's native kernels behind a plain C ABI.
  *
- * Every function may be called from any thread. No function here throws, allocates what the
- * caller must free, or needs Python. A program links libnmk.so, or loads it at run time and
+ * Every function may be called from any thread. No function here throws or needs Python, and only
+ * nmk_program_load gives something that the caller must free. A program links libnmk.so, or loads it at run time and
  * compares nmk_abi_version() with the NMK_ABI_VERSION it was compiled with.
  */
 #ifndef NMK_H
 #define NMK_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef NMK_BUILDING
@@ -16,7 +17,7 @@
 #endif
 
 /* Raised whenever a function here changes its meaning, its arguments, or goes away. */
-#define NMK_ABI_VERSION 1
+#define NMK_ABI_VERSION 2
 
 /* Bits of nmk_cpu_features(). A bit keeps its place for good. */
 #define NMK_AVX2 (UINT64_C(1) << 0)
@@ -49,6 +50,52 @@ NMK_API uint64_t nmk_cpu_features(void);
 
 /* The processor's own name, such as "AMD EPYC 9R14", or "unknown". Lives as long as the library. */
 NMK_API const char* nmk_cpu_name(void);
+
+/* The family of kernels that programs are loaded for: "avx512", "avx2" or "portable".
+ *
+ * The best that this processor can run, or the one that the environment variable NMK_ISA names; ""
+ * if that is none of them or the processor lacks it.
+ */
+NMK_API const char* nmk_isa(void);
+
+/* A network, packed: operations and weights, ready to run. Several threads may run one at once. */
+typedef struct nmk_program nmk_program;
+
+/* Reads a packed program (runtime/native/cpu/format.h); `bytes` may be freed afterwards.
+ *
+ * Every byte is checked: a damaged or hostile program is refused, or runs within its own memory.
+ * Gives NULL, and up to text_size - 1 characters that say why, if it cannot be run here.
+ */
+NMK_API nmk_program* nmk_program_load(const void* bytes, size_t size, char* text, size_t text_size);
+
+/* Frees a program that no thread is running; NULL is allowed. */
+NMK_API void nmk_program_free(nmk_program* program);
+
+/* How many images it takes and gives, and of how many operations it consists. Always 0. */
+NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
+                               uint32_t* operations);
+
+/* The channels of an input; not 0 if there is no such input. */
+NMK_API int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels);
+
+/* An output's channels, height and width for inputs of that size; not 0, and why, if impossible. */
+NMK_API int nmk_program_output(const nmk_program* program, uint32_t index, int64_t height,
+                               int64_t width, int64_t* shape, char* text, size_t text_size);
+
+/* Runs it: inputs and outputs are pointers to contiguous [batch][channels][height][width] images.
+ *
+ * Uses that many threads, the caller's among them. Memory and threads are kept for the next run;
+ * a run of the same size and thread count as the last allocates nothing. Not 0, and why, if the
+ * size is impossible or memory runs out.
+ */
+NMK_API int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch,
+                            int64_t height, int64_t width, float* const* outputs, int threads,
+                            char* text, size_t text_size);
+
+/* The same, and adds the seconds that each operation took to seconds[0..operations). */
+NMK_API int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
+                                int64_t height, int64_t width, float* const* outputs, int threads,
+                                double* seconds, char* text, size_t text_size);
 
 #ifdef __cplusplus
 }

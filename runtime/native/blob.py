@@ -1,0 +1,178 @@
+"""Operations and arrays -> the bytes of a packed program, as cpu/format.h lays them out."""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAGIC = 0x504B4D4E
+_VERSION = 1
+_NONE = 0xFFFFFFFF
+_HEADER = struct.Struct("<IIQIIIIII")
+_VALUE = struct.Struct("<III")
+_OPERATION = struct.Struct("<I2IIII14i4f8Q")
+_ALIGNMENT = 64
+_DATA_PARTS = 4
+
+
+class Kind(enum.IntEnum):
+    """What an operation does."""
+
+    CONV2D = 0
+    POINTWISE = 1
+    PIXEL_SHUFFLE = 2
+    NEAREST = 3
+    BILINEAR = 4
+    MAX_POOL = 5
+    MOMENTS = 6
+
+
+class Activation(enum.IntEnum):
+    """What is applied to every result."""
+
+    NONE = 0
+    RELU = 1
+    LEAKY_RELU = 2
+    PRELU = 3
+    SILU = 4
+    SIGMOID = 5
+    GELU = 6
+    GELU_TANH = 7
+    TANH = 8
+    CLAMP = 9
+
+
+class Pointwise(enum.IntEnum):
+    """Forms of a pointwise operation; a gate has one value a channel."""
+
+    AFFINE = 0
+    SUM = 1
+    PRODUCT = 2
+    GATE = 3
+    GATE_SUM = 4
+
+
+class Residual(enum.IntEnum):
+    """Where a convolution adds its second input."""
+
+    NONE = 0
+    BEFORE_ACTIVATION = 1
+    AFTER_ACTIVATION = 2
+
+
+@dataclass(frozen=True)
+class Value:
+    """Some consecutive channels of a buffer."""
+
+    buffer: int
+    first: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of a program; `params`, `scalars` and `data` mean what cpu/format.h says.
+
+    Attributes:
+        kind: what it does.
+        inputs: one or two values, by index.
+        output: a value, by index.
+        params: whole numbers.
+        scalars: activation's two, then alpha and beta.
+        data: weights, mask, bias, slopes; None where there is none.
+        activation: what is applied to the result.
+    """
+
+    kind: Kind
+    inputs: tuple[int, ...]
+    output: int
+    params: tuple[int, ...] = ()
+    scalars: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    data: tuple[NDArray[np.generic] | None, ...] = ()
+    activation: Activation = Activation.NONE
+
+
+def pack(
+    buffers: Sequence[int],
+    values: Sequence[Value],
+    operations: Sequence[Operation],
+    inputs: int,
+    outputs: Sequence[int],
+) -> bytes:
+    """Packs a program.
+
+    Args:
+        buffers: channels of each.
+        values: views of the buffers; the program's inputs come first.
+        operations: in the order they run.
+        inputs: how many of the values are inputs.
+        outputs: values that the program gives.
+    """
+    counts = (len(buffers), len(values), len(operations), inputs, len(outputs), 0)
+    tables = struct.pack(f"<{len(buffers)}I", *buffers)
+    tables += b"".join(_VALUE.pack(value.buffer, value.first, value.channels) for value in values)
+    tables += struct.pack(f"<{len(outputs)}I", *outputs)
+    data = bytearray()
+    tables += b"".join(_operation(operation, data) for operation in operations)
+    padding = -(_HEADER.size + len(tables)) % _ALIGNMENT
+    size = _HEADER.size + len(tables) + padding + len(data)
+    return _HEADER.pack(_MAGIC, _VERSION, size, *counts) + tables + bytes(padding) + bytes(data)
+
+
+def _operation(operation: Operation, data: bytearray) -> bytes:
+    extents: list[int] = []
+    for part in [*operation.data, *[None] * _DATA_PARTS][:_DATA_PARTS]:
+        raw = b"" if part is None else np.ascontiguousarray(part).tobytes()
+        extents += [len(data), len(raw)]
+        data += raw + bytes(-len(raw) % _ALIGNMENT)
+    inputs = [*operation.inputs, _NONE, _NONE][:2]
+    params = [*operation.params, *[0] * 14][:14]
+    return _OPERATION.pack(
+        operation.kind, *inputs, operation.output, operation.activation, 0,
+        *params, *operation.scalars, *extents,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """The sizes of a convolution; pairs are (y, x), padding is left, right, top, bottom."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+
+    def params(self, residual: Residual = Residual.NONE, sparse: bool = False) -> tuple[int, ...]:
+        """As an operation's params."""
+        return (
+            *self.kernel, *self.stride, *self.dilation, *self.padding, self.groups,
+            int(residual), int(sparse),
+        )  # fmt: skip
+
+
+def conv_data(
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    sparse: bool,
+    slopes: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.generic] | None, ...]:
+    """A convolution's data: weight [out, in/groups, kh, kw]; zeros are left out if sparse."""
+    if not sparse:
+        return (weight.astype(np.float32), None, bias, slopes)
+    kept = weight.ravel() != 0
+    mask = np.packbits(kept, bitorder="little")
+    return (weight.ravel()[kept].astype(np.float32), mask, bias, slopes)
+
+
+def scalars(
+    activation: Mapping[str, float], alpha: float = 1.0, beta: float = 1.0
+) -> tuple[float, float, float, float]:
+    """An operation's scalars from an activation's: slope, or low and high."""
+    first = activation.get("slope", activation.get("low", 0.0))
+    return (first, activation.get("high", 0.0), alpha, beta)

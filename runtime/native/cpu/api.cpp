@@ -1,0 +1,88 @@
+// The C ABI of programs: exceptions become a text and a status.
+
+#include <cstring>
+#include <exception>
+
+#include "nmk.h"
+#include "program.h"
+
+struct nmk_program {
+    std::unique_ptr<nmk::Program> held;
+};
+
+namespace {
+
+void explain(const char* what, char* text, size_t size) {
+    if (text == nullptr || size == 0) return;
+    std::strncpy(text, what, size - 1);
+    text[size - 1] = '\0';
+}
+
+// Runs the body; 0, or 1 and what went wrong.
+template <class Body>
+int guarded(char* text, size_t size, const Body& body) {
+    try {
+        body();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        explain("not enough memory", text, size);
+    } catch (const std::exception& error) {
+        explain(error.what(), text, size);
+    }
+    return 1;
+}
+
+}  // namespace
+
+nmk_program* nmk_program_load(const void* bytes, size_t size, char* text, size_t text_size) {
+    nmk_program* program = nullptr;
+    guarded(text, text_size, [&] {
+        if (bytes == nullptr) throw nmk::Error("no program given");
+        auto made = std::make_unique<nmk_program>();
+        made->held = nmk::load_program(bytes, size);
+        program = made.release();
+    });
+    return program;
+}
+
+void nmk_program_free(nmk_program* program) { delete program; }
+
+int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
+                       uint32_t* operations) {
+    *operations = static_cast<uint32_t>(program->held->operations.size());
+    *inputs = program->held->inputs;
+    *outputs = static_cast<uint32_t>(program->held->outputs.size());
+    return 0;
+}
+
+int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels) {
+    if (index >= program->held->inputs) return 1;
+    *channels = program->held->values[index].channels;
+    return 0;
+}
+
+int nmk_program_output(const nmk_program* program, uint32_t index, int64_t height, int64_t width,
+                       int64_t* shape, char* text, size_t text_size) {
+    return guarded(text, text_size, [&] {
+        const nmk::Program& held = *program->held;
+        if (index >= held.outputs.size()) throw nmk::Error("the program has no such output");
+        const nmk::ValueRecord& value = held.values[held.outputs[index]];
+        const nmk::Shape size = nmk::infer_shapes(held, height, width)[value.buffer];
+        shape[0] = value.channels, shape[1] = size.height, shape[2] = size.width;
+    });
+}
+
+int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch, int64_t height,
+                    int64_t width, float* const* outputs, int threads, char* text, size_t text_size) {
+    return guarded(text, text_size, [&] {
+        nmk::run_program(*program->held, inputs, batch, height, width, outputs, threads, nullptr);
+    });
+}
+
+int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
+                        int64_t height, int64_t width, float* const* outputs, int threads,
+                        double* seconds, char* text, size_t text_size) {
+    return guarded(text, text_size, [&] {
+        nmk::run_program(*program->held, inputs, batch, height, width, outputs, threads, seconds);
+    });
+}

@@ -1,0 +1,91 @@
+// A convolution of a program: its weights prepared for one family of kernels, and how it is run.
+#ifndef NMK_CONV_H
+#define NMK_CONV_H
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "aligned.h"
+#include "format.h"
+#include "kernels.h"
+
+namespace nmk {
+
+// An activation in memory, as strips (see kernels.h): all channels of a row, then the next row.
+struct View {
+    float* data = nullptr;
+    int64_t channels = 0, height = 0, width = 0;
+    int64_t strip = 0;  // S: positions of a row
+    ptrdiff_t row = 0, plane = 0;  // floats from one row, or channel, to the next
+};
+
+// A position along one axis of the packed tile, and the input that it holds, relative to the tile's
+// first output times the stride, less the padding.
+struct Line {
+    int packed, input;
+};
+
+// The weights of one group of a convolution.
+struct Part {
+    std::vector<Tap> taps;
+    std::vector<uint32_t> counts;
+    int input_blocks = 1;
+    Aligned<float> weights;
+};
+
+struct Conv {
+    int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x;
+    int pad_left, pad_right, pad_top, pad_bottom;
+    int groups, inputs, outputs;  // channels of one group
+    bool sparse;
+    std::vector<Part> parts;
+    std::vector<uint32_t> tap_offsets;
+    std::vector<Line> rows, columns;  // all that a full tile packs
+    int pitch = 0;                    // vectors of a packed row
+    ptrdiff_t tile_channel = 0;       // floats
+
+    size_t tile_floats() const { return static_cast<size_t>(tile_channel) * static_cast<size_t>(inputs); }
+};
+
+// Everything but the weights; the record has been checked.
+Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Kernels& kernels);
+
+// Prepares the weights [out][in/groups][kh][kw].
+void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& kernels);
+
+struct Lanes {
+    alignas(kLine) uint32_t bits[16];
+};
+
+struct ColumnTile {
+    int64_t first;
+    int columns;
+    std::vector<Run> runs;
+};
+
+// How a convolution cuts images of one size into tiles.
+struct ConvPlan {
+    std::vector<ColumnTile> tiles;
+    std::deque<Lanes> lanes;  // masks and gather offsets that the runs point at
+};
+
+ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, const View& output);
+
+struct ConvRun {
+    const Conv* conv;
+    const ConvPlan* plan;
+    const Kernels* kernels;
+    View input, output, residual;
+    Epilogue epilogue;
+};
+
+// Computes output rows first_pair * kTileRows and on, up to stop_pair; `scratch` as conv_scratch says.
+void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* scratch);
+
+// Floats of scratch memory that one thread needs.
+size_t conv_scratch(const Conv& conv, const Kernels& kernels);
+
+}  // namespace nmk
+
+#endif  // NMK_CONV_H

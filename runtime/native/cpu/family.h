@@ -1,0 +1,198 @@
+// Vectors of one ISA -> its kernels: packing, sparse and dense tiles, pointwise, moments.
+//
+// Included once for each ISA, after NMK_LANES, NMK_SPACE, NMK_GROUP (outputs of a dense group).
+#include "vectors.h"
+
+namespace nmk {
+namespace NMK_SPACE {
+
+constexpr int R = kTileRows;
+constexpr int G = NMK_GROUP;
+
+inline Vec gathered(const float* row, const int32_t* offsets) {
+    alignas(4 * L) float lanes[L];
+    for (int lane = 0; lane < L; ++lane) lanes[lane] = offsets[lane] < 0 ? 0.0f : row[offsets[lane]];
+    return load(lanes);
+}
+
+inline void pack_row(float* target, const float* row, const PackJob& job) {
+    for (int i = 0; i < job.run_count; ++i) {
+        const Run& run = job.runs[i];
+        float* to = target + run.target * L;
+        const float* from = row + run.source;
+        if (run.gather != nullptr) {
+            store(to, gathered(row, run.gather));
+        } else if (run.mask != nullptr) {
+            store(to, masked(load_loose(from), run.mask));
+        } else {
+            for (int v = 0; v < run.count; ++v) store(to + v * L, load(from + v * L));
+        }
+    }
+}
+
+// Copies what a tile needs of all its input channels side by side: offsets into it do not depend on
+// the image's size, it is dense in L1 and L2, and padding, strides and strip edges end here.
+void pack(const PackJob& job) {
+    for (int channel = 0; channel < job.channels; ++channel) {
+        const float* source = job.source + channel * job.source_channel;
+        float* tile = job.tile + channel * job.tile_channel;
+        for (int i = 0; i < job.row_count; ++i) {
+            float* target = tile + job.tile_rows[i];
+            if (job.source_rows[i] < 0) {
+                for (int at = 0; at < job.row_floats; at += L) store(target + at, Vec{});
+            } else {
+                pack_row(target, source + job.source_rows[i], job);
+            }
+        }
+    }
+}
+
+// Sums of one output channel, still in L1 -> bias, activation and residual -> the output.
+inline void finish_row(const float* sums, const TileJob& job, int channel, int row) {
+    const Epilogue& e = *job.epilogue;
+    const Vec bias = spread(e.bias != nullptr ? e.bias[channel] : 0.0f), alpha = spread(e.alpha);
+    const float slope = e.activation.slopes != nullptr ? e.activation.slopes[channel] : e.activation.a;
+    float* output = job.output + channel * job.output_channel + row * job.output_row;
+    const float* residual =
+        job.residual == nullptr
+            ? nullptr
+            : job.residual + channel * job.residual_channel + row * job.residual_row;
+    for (int p = 0; p < job.columns; ++p) {
+        Vec v = load(sums + p * L) + bias;
+        if (e.residual == static_cast<int>(Residual::before)) v += load(residual + p * L);
+        v = activate(v, e.activation, slope) * alpha;
+        if (e.residual == static_cast<int>(Residual::after)) v += load(residual + p * L);
+        store(output + p * L, v);
+    }
+}
+
+// One output channel over one block of input channels: a broadcast and R * P FMAs a non-zero.
+template <int P>
+inline __attribute__((always_inline)) void add_taps(float* partial, const float* tile,
+                                                    ptrdiff_t row_step, const Tap* tap,
+                                                    const Tap* end, bool fresh) {
+    Vec sum[R * P];
+#pragma GCC unroll 16
+    for (int i = 0; i < R * P; ++i) sum[i] = fresh ? Vec{} : load(partial + i * L);
+    for (; tap != end; ++tap) {
+        const Vec weight = spread(tap->weight);
+        const float* q = tile + tap->offset;
+        const float* below = q + row_step;
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) sum[p] += weight * load(q + p * L);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) sum[P + p] += weight * load(below + p * L);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
+}
+
+template <int P>
+void nm_tile(const TileJob& job) {
+    const Tap* tap = job.taps;
+    const uint32_t* count = job.counts;
+    const char* ahead = job.ahead;
+    for (int first = 0; first < job.outputs; first += kOutputBlock) {
+        const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
+        for (int block = 0; block < job.input_blocks; ++block) {
+            float* partial = job.partial;
+            for (int channel = first; channel < stop; ++channel, partial += R * P * L) {
+                const Tap* end = tap + *count++;
+                add_taps<P>(partial, job.tile, job.row_step, tap, end, block == 0);
+                tap = end;
+                for (int i = 0; i < job.ahead_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+            }
+        }
+        for (int channel = first; channel < stop; ++channel) {
+            const float* sums = job.partial + (channel - first) * R * P * L;
+            for (int row = 0; row < job.rows; ++row) finish_row(sums + row * P * L, job, channel, row);
+        }
+    }
+}
+
+// G output channels of one row of the tile: P loads and G broadcasts for G * P FMAs.
+template <int P>
+inline __attribute__((always_inline)) void dense_group(const TileJob& job, const float* tile,
+                                                       const float* weight) {
+    Vec sum[G][P];
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
+    }
+    for (int channel = 0; channel < job.channels; ++channel, tile += job.tile_channel) {
+        for (int t = 0; t < job.tap_count; ++t, weight += G) {
+            const float* q = tile + job.tap_offsets[t];
+#pragma GCC unroll 8
+            for (int p = 0; p < P; ++p) {
+                const Vec x = load(q + p * L);
+#pragma GCC unroll 8
+                for (int g = 0; g < G; ++g) sum[g][p] += weight[g] * x;
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) store(job.partial + (g * P + p) * L, sum[g][p]);
+    }
+}
+
+template <int P>
+void dense_tile(const TileJob& job) {
+    const ptrdiff_t group_weights = static_cast<ptrdiff_t>(job.channels) * job.tap_count * G;
+    for (int row = 0; row < job.rows; ++row) {
+        const float* weight = job.weights;
+        for (int first = 0; first < job.outputs; first += G, weight += group_weights) {
+            dense_group<P>(job, job.tile + row * job.row_step, weight);
+            for (int g = 0; g < G && first + g < job.outputs; ++g) {
+                finish_row(job.partial + g * P * L, job, first + g, row);
+            }
+        }
+    }
+}
+
+void conv_nm(const TileJob& job) {
+    static void (*const by_columns[])(const TileJob&) = {nm_tile<1>, nm_tile<2>, nm_tile<3>,
+                                                         nm_tile<4>, nm_tile<5>, nm_tile<6>};
+    by_columns[job.columns - 1](job);
+}
+
+void conv_dense(const TileJob& job) {
+    static void (*const by_columns[])(const TileJob&) = {dense_tile<1>, dense_tile<2>, dense_tile<3>,
+                                                         dense_tile<4>, dense_tile<5>, dense_tile<6>};
+    by_columns[job.columns - 1](job);
+}
+
+void pointwise(const PointwiseJob& job) {
+    const bool product = job.mode == static_cast<int>(Pointwise::product);
+    const bool sum = job.mode == static_cast<int>(Pointwise::sum);
+    for (ptrdiff_t i = 0; i < job.count; i += L) {
+        Vec v = load(job.x + i);
+        if (product) {
+            v *= load(job.z + i);
+        } else if (sum) {
+            v = job.scale * v + job.shift * load(job.z + i);
+        } else {
+            v = job.scale * v + job.shift;
+        }
+        store(job.y + i, activate(v, job.activation, job.slope_of_channel));
+    }
+}
+
+void moments(const float* x, const uint32_t* mask, ptrdiff_t count, float centre, double* sum,
+             double* squares) {
+    Vec total{}, square{};
+    for (ptrdiff_t i = 0; i < count; i += L) {
+        const Vec v = masked(load(x + i) - centre, mask + i);
+        total += v;
+        square += v * v;
+    }
+    for (int lane = 0; lane < L; ++lane) {
+        *sum += static_cast<double>(total[lane]);
+        *squares += static_cast<double>(square[lane]);
+    }
+}
+
+}  // namespace NMK_SPACE
+}  // namespace nmk

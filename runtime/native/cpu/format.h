@@ -1,0 +1,78 @@
+// The bytes of a packed program: header, buffers, values, operations, then data. Little endian.
+//
+// Offsets inside data are in bytes and multiples of 4. Nothing here is trusted: see load.cpp.
+#ifndef NMK_FORMAT_H
+#define NMK_FORMAT_H
+
+#include <cstdint>
+
+namespace nmk {
+
+constexpr uint32_t kMagic = 0x504b4d4e;  // "NMKP"
+constexpr uint32_t kFormatVersion = 1;
+constexpr uint32_t kNone = 0xffffffffu;
+
+struct HeaderRecord {
+    uint32_t magic, version;
+    uint64_t bytes;  // of the whole program, this header included
+    uint32_t buffers, values, operations, inputs, outputs, reserved;
+    // Then: u32 channels for each buffer, a ValueRecord for each value (the inputs first), a u32
+    // value for each output, an OperationRecord for each operation, zeros up to a multiple of 64.
+};
+
+// Some consecutive channels of a buffer, so that concatenations and splits move no data.
+struct ValueRecord {
+    uint32_t buffer, first, channels;
+};
+
+struct Extent {
+    uint64_t offset, bytes;
+};
+
+struct OperationRecord {
+    uint32_t kind;        // Kind
+    uint32_t inputs[2];   // values, or kNone
+    uint32_t output;      // value
+    uint32_t activation;  // Activation, applied last but for a residual that follows it
+    uint32_t reserved;
+    int32_t params[14];
+    float scalars[4];
+    Extent data[4];
+};
+
+enum class Kind : uint32_t { conv2d, pointwise, pixel_shuffle, nearest, bilinear, max_pool, moments };
+
+enum class Activation : uint32_t {
+    none, relu, leaky_relu, prelu, silu, sigmoid, gelu, gelu_tanh, tanh, clamp,
+};
+
+// conv2d: y = alpha * act(conv(x) + bias [+ r]) [+ r]; r is the second input.
+enum ConvParam {
+    kKernelY, kKernelX, kStrideY, kStrideX, kDilationY, kDilationX,
+    kPadLeft, kPadRight, kPadTop, kPadBottom, kGroups, kResidual, kFamily,
+};
+enum class Residual : int32_t { none, before, after };
+enum class Family : int32_t { dense, sparse };
+// Dense weights are [out][in/groups][kh][kw]; sparse ones are a bit for each of those (lowest bit
+// first) and the values of the set bits.
+enum ConvData { kWeights, kMask, kBias, kSlopes };
+
+// pointwise: y = act(...) by params[0]. A gate has one value a channel (height and width 1).
+enum class Pointwise : int32_t {
+    affine,    // x * data[0][c] + data[1][c]
+    sum,       // scalars[2] * x + scalars[3] * z
+    product,   // x * z
+    gate,      // x * gate[c]
+    gate_sum,  // scalars[2] * x + scalars[3] * gate[c]
+};
+
+// scalars of every operation with an activation: slope, or lowest and highest.
+enum Scalar { kSlope = 0, kLow = 0, kHigh = 1, kAlpha = 2, kBeta = 3 };
+
+// max_pool uses ConvParam's kernel, stride and padding; pixel_shuffle and nearest have their factor
+// in params[0]; bilinear has align_corners there and takes its size from its second input; moments
+// has 0 (mean) or 1 (standard deviation) there, and the correction in params[1].
+
+}  // namespace nmk
+
+#endif  // NMK_FORMAT_H

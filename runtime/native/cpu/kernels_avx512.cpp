@@ -1,0 +1,15 @@
+// family.h -> the kernels named avx512, compiled with that ISA's own flags.
+#define NMK_LANES 16
+#define NMK_GROUP 4
+#define NMK_SPACE avx512
+
+#include "family.h"
+
+namespace nmk {
+
+const Kernels kAvx512Kernels = {
+    "avx512",           NMK_LANES,           NMK_GROUP,           NMK_SPACE::pack,
+    NMK_SPACE::conv_nm, NMK_SPACE::conv_dense, NMK_SPACE::pointwise, NMK_SPACE::moments,
+};
+
+}  // namespace nmk

@@ -1,0 +1,87 @@
+// Jobs -> threads: a short spin between a network's layers, then sleep.
+
+#include "pool.h"
+
+#include <algorithm>
+
+namespace nmk {
+
+namespace {
+
+// About 20 microseconds: as long as the gap between two layers, no longer than a wake-up costs.
+constexpr int kSpins = 2000;
+constexpr int64_t kPiecesPerThread = 8;
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+Pool::Pool(int threads) {
+    for (int thread = 1; thread < threads; ++thread) {
+        workers_.emplace_back([this, thread] { work(thread); });
+    }
+}
+
+Pool::~Pool() {
+    {
+        const std::lock_guard<std::mutex> lock(guard_);
+        stop_ = true;
+        ++job_;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+}
+
+void Pool::run(int64_t count, Call call, const void* context) {
+    count_ = count, call_ = call, context_ = context;
+    piece_ = std::max<int64_t>(1, count / (threads() * kPiecesPerThread));
+    next_ = 0;
+    if (workers_.empty() || count <= 1) {
+        take_pieces(0);
+        return;
+    }
+    {
+        const std::lock_guard<std::mutex> lock(guard_);
+        busy_ = static_cast<int>(workers_.size());
+        ++job_;
+    }
+    wake_.notify_all();
+    take_pieces(0);
+    for (int spin = 0; spin < kSpins && busy_ != 0; ++spin) relax();
+    if (busy_ != 0) {
+        std::unique_lock<std::mutex> lock(guard_);
+        done_.wait(lock, [this] { return busy_ == 0; });
+    }
+}
+
+void Pool::take_pieces(int thread) {
+    while (true) {
+        const int64_t first = next_.fetch_add(piece_);
+        if (first >= count_) return;
+        call_(context_, first, std::min(first + piece_, count_), thread);
+    }
+}
+
+void Pool::work(int thread) {
+    uint64_t seen = 0;
+    while (true) {
+        for (int spin = 0; spin < kSpins && job_ == seen; ++spin) relax();
+        if (job_ == seen) {
+            std::unique_lock<std::mutex> lock(guard_);
+            wake_.wait(lock, [this, seen] { return job_ != seen; });
+        }
+        seen = job_;
+        if (stop_) return;
+        take_pieces(thread);
+        if (busy_.fetch_sub(1) == 1) {
+            const std::lock_guard<std::mutex> lock(guard_);
+            done_.notify_one();
+        }
+    }
+}
+
+}  // namespace nmk

@@ -1,0 +1,67 @@
+// A validated program as it is held in memory: buffers, values, operations with prepared weights.
+#ifndef NMK_PROGRAM_H
+#define NMK_PROGRAM_H
+
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "conv.h"
+#include "format.h"
+#include "kernels.h"
+
+namespace nmk {
+
+// What is wrong with a program or a call; becomes the text that the caller of the C ABI reads.
+struct Error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+struct Operation {
+    OperationRecord record;
+    std::vector<float> values[4];  // data[i] as floats; a conv2d keeps only bias and slopes here
+    std::unique_ptr<Conv> conv;
+
+    Kind kind() const { return static_cast<Kind>(record.kind); }
+    int param(int index) const { return record.params[index]; }
+    const float* slopes() const { return values[kSlopes].empty() ? nullptr : values[kSlopes].data(); }
+};
+
+struct Workspace;
+
+struct Program {
+    const Kernels* kernels = nullptr;
+    std::vector<uint32_t> buffer_channels;
+    std::vector<ValueRecord> values;
+    std::vector<uint32_t> outputs;
+    std::vector<Operation> operations;
+    uint32_t inputs = 0;
+
+    // Idle workspaces; a run takes one away, so that several threads may run at once.
+    std::mutex guard;
+    std::vector<std::unique_ptr<Workspace>> idle;
+
+    Program();
+    ~Program();
+};
+
+// Reads and checks every field; throws Error. `bytes` need not outlive the call.
+std::unique_ptr<Program> load_program(const void* bytes, size_t size);
+
+// Runs the program on each image of a batch; throws Error. Adds to `seconds` (or null) what each
+// operation took.
+void run_program(Program& program, const float* const* inputs, int64_t batch, int64_t height,
+                 int64_t width, float* const* outputs, int threads, double* seconds);
+
+struct Shape {
+    int64_t height = 0, width = 0;
+};
+
+// Height and width of every buffer for an input of that size; throws Error where one is impossible.
+std::vector<Shape> infer_shapes(const Program& program, int64_t height, int64_t width);
+
+}  // namespace nmk
+
+#endif  // NMK_PROGRAM_H

@@ -1,0 +1,142 @@
+// Strips in -> strips out, for operations that move pixels; plain C++ for every ISA.
+
+#include "spatial.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace nmk {
+
+namespace {
+
+// Where pixel x of a row stands.
+int64_t place(const View& view, int64_t x, int lanes) { return x % view.strip * lanes + x / view.strip; }
+
+const float* row_of(const View& view, int64_t channel, int64_t y) {
+    return view.data + channel * view.plane + y * view.row;
+}
+
+float* row_to(const View& view, int64_t channel, int64_t y) {
+    return view.data + channel * view.plane + y * view.row;
+}
+
+struct Blend {
+    int64_t low, high;
+    float weight;  // of high
+};
+
+Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners) {
+    float position = 0.0f;
+    if (align_corners) {
+        const float scale = out > 1 ? static_cast<float>(in - 1) / static_cast<float>(out - 1) : 0.0f;
+        position = scale * static_cast<float>(at);
+    } else {
+        const float scale = static_cast<float>(in) / static_cast<float>(out);
+        position = std::max(scale * (static_cast<float>(at) + 0.5f) - 0.5f, 0.0f);
+    }
+    const int64_t low = std::min(static_cast<int64_t>(position), in - 1);
+    return {low, std::min(low + 1, in - 1), position - static_cast<float>(low)};
+}
+
+}  // namespace
+
+// Factors stretch a strip as they stretch the image, so that lanes stay lanes.
+void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop) {
+    for (int64_t y = first; y < stop; ++y) {
+        for (int64_t channel = 0; channel < out.channels; ++channel) {
+            float* to = row_to(out, channel, y);
+            for (int part = 0; part < factor; ++part) {
+                const int64_t source = (channel * factor + y % factor) * factor + part;
+                const float* from = row_of(in, source, y / factor);
+                for (int64_t s = 0; s < in.strip; ++s) {
+                    std::copy_n(from + s * lanes, lanes, to + (s * factor + part) * lanes);
+                }
+            }
+        }
+    }
+}
+
+void nearest(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop) {
+    for (int64_t y = first; y < stop; ++y) {
+        for (int64_t channel = 0; channel < out.channels; ++channel) {
+            const float* from = row_of(in, channel, y / factor);
+            float* to = row_to(out, channel, y);
+            for (int64_t s = 0; s < out.strip; ++s) {
+                std::copy_n(from + s / factor * lanes, lanes, to + s * lanes);
+            }
+        }
+    }
+}
+
+void bilinear(const View& in, const View& out, bool align_corners, int lanes, int64_t first,
+              int64_t stop) {
+    for (int64_t x = 0; x < out.width; ++x) {
+        const Blend across = blend(x, in.width, out.width, align_corners);
+        const int64_t left = place(in, across.low, lanes), right = place(in, across.high, lanes);
+        const int64_t to = place(out, x, lanes);
+        for (int64_t y = first; y < stop; ++y) {
+            const Blend down = blend(y, in.height, out.height, align_corners);
+            for (int64_t channel = 0; channel < out.channels; ++channel) {
+                const float* top = row_of(in, channel, down.low);
+                const float* bottom = row_of(in, channel, down.high);
+                const float upper = top[left] + across.weight * (top[right] - top[left]);
+                const float lower = bottom[left] + across.weight * (bottom[right] - bottom[left]);
+                row_to(out, channel, y)[to] = upper + down.weight * (lower - upper);
+            }
+        }
+    }
+}
+
+void max_pool(const View& in, const View& out, const int32_t* p, int lanes, int64_t first,
+              int64_t stop) {
+    for (int64_t y = first; y < stop; ++y) {
+        const int64_t top = std::max<int64_t>(y * p[kStrideY] - p[kPadTop], 0);
+        const int64_t bottom = std::min(y * p[kStrideY] - p[kPadTop] + p[kKernelY], in.height);
+        for (int64_t x = 0; x < out.width; ++x) {
+            const int64_t left = std::max<int64_t>(x * p[kStrideX] - p[kPadLeft], 0);
+            const int64_t right = std::min(x * p[kStrideX] - p[kPadLeft] + p[kKernelX], in.width);
+            const int64_t to = place(out, x, lanes);
+            for (int64_t channel = 0; channel < out.channels; ++channel) {
+                float most = -std::numeric_limits<float>::infinity();
+                for (int64_t from = left; from < right; ++from) {
+                    const float* column = row_of(in, channel, top) + place(in, from, lanes);
+                    for (int64_t row = top; row < bottom; ++row, column += in.row) {
+                        most = *column > most || std::isnan(*column) ? *column : most;
+                    }
+                }
+                row_to(out, channel, y)[to] = most;
+            }
+        }
+    }
+}
+
+void to_strips(const float* image, const View& out, int lanes, int64_t first, int64_t stop) {
+    for (int64_t channel = 0; channel < out.channels; ++channel) {
+        for (int64_t y = first; y < stop; ++y) {
+            const float* from = image + (channel * out.height + y) * out.width;
+            float* to = row_to(out, channel, y);
+            for (int lane = 0; lane < lanes; ++lane) {
+                const int64_t start = lane * out.strip;
+                const int64_t count = std::min(out.strip, out.width - start);
+                for (int64_t s = 0; s < count; ++s) to[s * lanes + lane] = from[start + s];
+            }
+        }
+    }
+}
+
+void from_strips(const View& in, float* image, int lanes, int64_t first, int64_t stop) {
+    for (int64_t channel = 0; channel < in.channels; ++channel) {
+        for (int64_t y = first; y < stop; ++y) {
+            const float* from = row_of(in, channel, y);
+            float* to = image + (channel * in.height + y) * in.width;
+            for (int lane = 0; lane < lanes; ++lane) {
+                const int64_t start = lane * in.strip;
+                const int64_t count = std::min(in.strip, in.width - start);
+                for (int64_t s = 0; s < count; ++s) to[start + s] = from[s * lanes + lane];
+            }
+        }
+    }
+}
+
+}  // namespace nmk

@@ -1,0 +1,23 @@
+// Operations that move pixels, on strips: rows of the output are computed independently.
+#ifndef NMK_SPATIAL_H
+#define NMK_SPATIAL_H
+
+#include "conv.h"
+
+namespace nmk {
+
+// Each computes output rows first <= y < stop of every channel; `lanes` is the strips' L.
+void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop);
+void nearest(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop);
+void bilinear(const View& in, const View& out, bool align_corners, int lanes, int64_t first,
+              int64_t stop);
+void max_pool(const View& in, const View& out, const int32_t* params, int lanes, int64_t first,
+              int64_t stop);
+
+// Rows of an ordinary image [channels][height][width] to strips and back.
+void to_strips(const float* image, const View& out, int lanes, int64_t first, int64_t stop);
+void from_strips(const View& in, float* image, int lanes, int64_t first, int64_t stop);
+
+}  // namespace nmk
+
+#endif  // NMK_SPATIAL_H

@@ -1,0 +1,55 @@
+"""One operation -> a packed program, and random arrays for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmcompile.pattern import Pattern
+from nmcompile.runtime import native
+from nmcompile.runtime.native.blob import Kind, Operation, Value, pack
+from nmcompile.runtime.native.program import NativeProgram
+
+ISAS = {"avx512": {"AVX512F", "AVX512BW", "AVX512VL"}, "avx2": {"AVX2", "FMA"}, "portable": set()}
+RANDOM = np.random.default_rng(5)
+
+
+def isas() -> list[str]:
+    """The families of kernels that this processor runs."""
+    features = set(native.cpu_features())
+    return [name for name, needed in ISAS.items() if needed <= features]
+
+
+def single(kind: Kind, inputs: Sequence[int], outputs: int, **more: Any) -> bytes:
+    """A program of one operation; `inputs` and `outputs` are numbers of channels."""
+    channels = [*inputs, outputs]
+    values = [Value(index, 0, count) for index, count in enumerate(channels)]
+    step = Operation(kind, tuple(range(len(inputs))), len(inputs), **more)
+    return pack(channels, values, [step], len(inputs), [len(inputs)])
+
+
+def check(
+    packed: bytes, inputs: Sequence[NDArray[np.float32]], expected: Any, threads: int
+) -> None:
+    """Runs a program and compares with what a reference gives."""
+    (found,) = NativeProgram(packed).run(inputs, threads)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1e-2)
+    )
+
+
+def noise(*shape: int) -> NDArray[np.float32]:
+    """Normal noise."""
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def pruned(pattern: Pattern, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """Random weights [out, in, kh, kw] that keep the pattern."""
+    weight = noise(*shape)
+    for start, size, kept in pattern.group_sizes(shape[1]):
+        group = weight[:, start : start + size]
+        ranks = np.abs(group).argsort(1).argsort(1)
+        group[ranks < size - kept] = 0
+    return weight
