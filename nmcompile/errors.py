@@ -1,4 +1,4 @@
-"""What went wrong with the user's input -> the one kind of error that is shown without a traceback."""
+"""What went wrong with the user's input -> the one kind of error shown without a traceback."""
 
 
 class NmcompileError(Exception):

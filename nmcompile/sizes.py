@@ -31,7 +31,7 @@ class Sizes:
     fixed: Size | None = None
 
 
-class NoImage(Exception):
+class NoImageError(Exception):
     """The network runs, but what it gives is no image."""
 
 
@@ -53,7 +53,7 @@ def find_sizes(shape_of: ShapeFunction, channels: Sequence[int], size: Size | No
                 scale = scale_of(shape_of, (1, count, *base))
             except NmcompileError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # networks refuse sizes in every way
                 faults.setdefault(count, error)
                 continue
             return _rule(shape_of, count, base, scale)
@@ -64,14 +64,14 @@ def scale_of(shape_of: ShapeFunction, shape: Shape) -> int:
     """How many times the network enlarges an image of that shape.
 
     Raises:
-        NoImage: what it gives is no image. Else whatever the network raises.
+        NoImageError: what it gives is no image. Else whatever the network raises.
     """
     out = tuple(shape_of(shape))
     if len(out) != 4 or out[:2] != shape[:2]:
-        raise NoImage(f"input {shape} gives {out}, expected [N, {shape[1]}, H, W]")
+        raise NoImageError(f"input {shape} gives {out}, expected [N, {shape[1]}, H, W]")
     scale = out[2] // shape[2]
     if scale < 1 or out[2:] != (scale * shape[2], scale * shape[3]):
-        raise NoImage(f"input {shape} gives {out}, which is no whole multiple of its size")
+        raise NoImageError(f"input {shape} gives {out}, which is no whole multiple of its size")
     return scale
 
 
@@ -85,25 +85,25 @@ def _rule(shape_of: ShapeFunction, channels: int, base: Size, scale: int) -> Siz
     common = math.gcd(*base)
     for multiple in (d for d in range(1, common + 1) if common % d == 0):
         if works(base[0] + multiple, base[1] + 3 * multiple):
-            least = _least(lambda k, m=multiple: works(k * m, k * m), min(base) // multiple)
-            return Sizes(channels, scale, multiple, least * multiple)
+            sides = range(multiple, min(base) + 1, multiple)
+            return Sizes(channels, scale, multiple, _least(lambda n: works(n, n), sides))
     return Sizes(channels, scale, 1, min(base), base)
 
 
-def _least(works: Callable[[int], bool], known: int) -> int:
-    """The least that works, if all above it do; `known` works."""
-    if works(1):
-        return 1
-    low, high = 1, known
+def _least(works: Callable[[int], bool], sides: Sequence[int]) -> int:
+    """The least side that works, if all above it do; the last works."""
+    if works(sides[0]):
+        return sides[0]
+    low, high = 0, len(sides) - 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if works(middle) else (middle, high)
-    return high
+        low, high = (low, middle) if works(sides[middle]) else (middle, high)
+    return sides[high]
 
 
 def _explanation(faults: dict[int, Exception], size: Size | None) -> NmcompileError:
     for fault in faults.values():
-        if isinstance(fault, NoImage):
+        if isinstance(fault, NoImageError):
             return NmcompileError(
                 f"this is no image-to-image network: {fault}; wrap it in a module that takes "
                 "grey or RGB images and returns them, larger by a whole factor"

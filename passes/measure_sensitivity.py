@@ -19,7 +19,7 @@ from nmcompile.program import Program
 from nmcompile.second_order import Hessian
 from nmcompile.walking import Walk
 
-_OUTPUT_CROPS = 12
+_OUTPUT_CROPS = 8
 
 
 @compiler_pass(needs={"latency"}, gives={"sensitivity"}, changes="nothing")

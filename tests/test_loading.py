@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import sys
+import types
 import zipfile
 
 import pytest
@@ -21,25 +22,20 @@ ARCH = "small_archs:network"
 SOURCE = """
 import torch
 from torch import nn
-
 NAME = "no function"
-
 class Pickled(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 1)
     def forward(self, x):
         return self.conv(x)
-
 def network(width=4, norm=False, name="a", scale=1.0):
     middle = [nn.BatchNorm2d(width)] if norm else []
     return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), *middle, nn.Conv2d(width, 3, 1))
-
-def weights(): return {"a": torch.zeros(1)}
-
-def broken(): raise ValueError("no such width")
-
-def told(**options): return (options, nn.Identity())[1].train()
+def weights():
+    return {"a": torch.zeros(1)}
+def broken():
+    raise ValueError("no such width")
 """
 
 
@@ -200,21 +196,15 @@ def test_a_foreign_file_is_said(tmp_path, name, content, said):
 
 def test_a_missing_file_is_said(tmp_path):
     assert "no such file" in refused(tmp_path / "model.pt")
-    assert "no such file" in refused(tmp_path)
 
 
 def test_a_foreign_archive_is_said(tmp_path):
-    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    assert "not one that PyTorch wrote" in refused(tmp_path / "model.pt")
-
-
-def test_torchscript_is_named(tmp_path):
-    archive = tmp_path / "model.pt"
-    with zipfile.ZipFile(archive, "w") as written:
-        for name in ("data.pkl", "constants.pkl", "code/__torch__.py", "version"):
-            written.writestr(f"model/{name}", "")
-    assert "is TorchScript" in refused(archive)
+    script = ["data.pkl", "constants.pkl", "code/__torch__.py", "version"]
+    for names, said in (["readme.txt"], "not one that PyTorch wrote"), (script, "is TorchScript"):
+        with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+            for name in names:
+                archive.writestr(f"model/{name}", "")
+        assert said in refused(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -247,9 +237,7 @@ def test_a_file_written_without_checksums_is_read(tmp_path, network):
     assert_same(load_model(path, ARCH), network)
 
 
-class Hostile:
-    """Unpickling it makes a file."""
-
+class Hostile:  # unpickling it makes a folder
     def __init__(self, path):
         self.path = path
 
@@ -277,9 +265,7 @@ def test_a_pickled_module_is_opened_when_it_is_trusted(tmp_path):
     assert_same(load_model(path, trust_pickle=True), module)
 
 
-class Adding(nn.Module):
-    """Has a constant of its own, and sizes that are products."""
-
+class Adding(nn.Module):  # has a constant of its own, and sizes that are products
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
@@ -299,9 +285,7 @@ def archive(tmp_path):
 
 
 def test_an_archive_is_opened(archive):
-    found = load_model(archive)
-    assert isinstance(found, ExportedProgram)
-    assert found.module()(torch.rand(1, 3, 12, 14)).shape == (1, 3, 12, 14)
+    assert isinstance(load_model(archive), ExportedProgram)
 
 
 def tampered(path, edit, **more):
@@ -328,10 +312,7 @@ def hostile_inputs(name, content, mark):
 
 def hostile_weight(name, content, mark):
     if name.endswith("weights_config.json"):
-        config = json.loads(content)
-        for entry in config["config"].values():
-            entry["use_pickle"] = True
-        return json.dumps(config)
+        return content.replace(b'"use_pickle": false', b'"use_pickle": true')
     return stored(Hostile(mark)) if name.endswith("weight_0") else content
 
 
@@ -340,15 +321,13 @@ def hostile_constant(name, content, mark):
         return content
     config = json.loads(content)
     entry = next(iter(config["config"].values()))
-    config["config"]["evil"] = {**entry, "path_name": "opaque_obj_0", "use_pickle": True}
-    return json.dumps(config)
+    evil = {**entry, "path_name": "opaque_obj_0", "use_pickle": True}
+    return json.dumps({"config": {**config["config"], "evil": evil}})
 
 
 def hostile_size(name, content, mark):
-    if not name.endswith("model.json"):
-        return content
-    code = f"__import__('os').mkdir('{mark}') or Symbol"
-    return content.decode().replace('"expr_str": "Symbol', f'"expr_str": "{code}')
+    code = f"__import__('os').mkdir('{mark}') or Symbol".encode()
+    return content.replace(b'"expr_str": "Symbol', b'"expr_str": "' + code)
 
 
 @pytest.mark.parametrize("edit", [hostile_inputs, hostile_weight, hostile_constant, hostile_size])
@@ -413,10 +392,8 @@ def test_a_wrong_architecture_is_said(arch, said):
 
 def test_an_architecture_gets_its_options_as_what_they_look_like(monkeypatch):
     seen = {}
-    make_architecture("small_archs:told")
-    monkeypatch.setattr(
-        sys.modules["small_archs"], "told", lambda **k: seen.update(k) or nn.Identity()
-    )
+    module = types.SimpleNamespace(told=lambda **k: seen.update(k) or nn.Identity())
+    monkeypatch.setitem(sys.modules, "small_archs", module)
     network = make_architecture("small_archs:told?a=6,b=0.5,c=relu, d = true,e=False,f=none,g=-3")
     assert seen == {"a": 6, "b": 0.5, "c": "relu", "d": True, "e": False, "f": None, "g": -3}
     assert type(seen["d"]) is bool

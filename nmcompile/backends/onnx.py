@@ -187,7 +187,7 @@ def _single(spec: ConvSpec) -> onnx.ModelProto:
     }
     weight = (rng.standard_normal(shapes[spec.op]) * 0.1).astype(np.float32)
     left, right, top, bottom = spec.padding
-    common = {
+    common: dict[str, Any] = {
         "strides": spec.stride,
         "dilations": spec.dilation,
         "group": spec.groups,

@@ -89,19 +89,16 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
 def _extras(
     exported: ExportedProgram, inputs: list[fx.Node], image: Sequence[Any]
 ) -> tuple[ExtraInput, ...]:
-    marks: dict[str, int | str] = {
-        str(size): mark
-        for size, mark in zip((image[3], image[2], image[0]), ("W", "H", 0), strict=True)
-        if not isinstance(size, int)
-    }
+    places: tuple[tuple[Any, int | str], ...] = ((image[3], "W"), (image[2], "H"), (image[0], 0))
+    marks = {str(size): mark for size, mark in places if settled(size) is None}
     examples = (exported.example_inputs or ((), {}))[0]
     extras = []
     for index, node in enumerate(inputs[1:], 1):
         value = node.meta.get("val")
         if not isinstance(value, Tensor):
             raise NmcompileError(f"input {node.name} of the archive is no tensor; expected tensors")
-        shape = [
-            item if isinstance(item, int) else marks.get(str(item), example_size(item))
+        shape: list[int | str] = [
+            number if (number := settled(item)) is not None else marks.get(str(item), 1)
             for item in value.shape
         ]
         if shape and value.shape[0] == image[0]:

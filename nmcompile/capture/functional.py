@@ -14,7 +14,11 @@ from nmcompile.errors import NmcompileError
 aten = torch.ops.aten
 
 _CHECKS = ("assert", "sym_constrain", "_guards_fn")
-_TRAINING = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.feature_dropout.default: 2}
+_TRAINING: dict[Any, int] = {
+    aten.batch_norm.default: 5,
+    aten.dropout.default: 2,
+    aten.feature_dropout.default: 2,
+}
 _RESHAPES = {
     aten.view.default, aten.reshape.default, aten.expand.default, aten._unsafe_view.default,
 }  # fmt: skip
@@ -155,7 +159,7 @@ def _names_batch(node: fx.Node, batch: int) -> bool:
     source, sizes = node.args[:2]
     first = sizes[0] if isinstance(sizes, (list, tuple)) and sizes else None
     alike = isinstance(source, fx.Node) and source.meta["val"].shape[0] == batch
-    return first == batch and (alike or batch > 1)
+    return bool(first == batch and (alike or batch > 1))
 
 
 def _refuse_training(node: fx.Node) -> None:

@@ -62,7 +62,7 @@ def read_module(
         raise faults[0]
     raise NmcompileError(
         f"forward takes {', '.join(names)}, and no usual shape of {', '.join(names[1:])} goes "
-        f"through the network; give it as in --input 1x3xHxW,1x1x1x1=0.1 (first fault: {faults[0]})"
+        f"through the network ({faults[0]}); give it as in --input 1x3xHxW,1x1x1x1=0.1"
     )
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from torch import fx
 
 from nmcompile.program import Program
-from nmcompile.receptive_field.fields import Field, NotLocal, Surroundings
+from nmcompile.receptive_field.fields import Field, NotLocalError, Surroundings
 from nmcompile.receptive_field.rules import field_of
 
 
@@ -34,7 +34,7 @@ def receptive_halo(program: Program) -> tuple[int | None, str]:
         else:
             try:
                 fields[node] = field_of(node, fields, around)
-            except NotLocal as why:
+            except NotLocalError as why:
                 name = str(node.target).removeprefix("aten.")
                 return None, f"{name} ({node.name}) {why}"
     raise RuntimeError("a graph without output")

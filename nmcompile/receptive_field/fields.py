@@ -14,7 +14,7 @@ from torch import Tensor
 from nmcompile.program import Program
 
 
-class NotLocal(Exception):
+class NotLocalError(Exception):
     """The operation, as the message says, is tied to the whole image."""
 
     def __init__(self, why: str = "mixes the whole image") -> None:

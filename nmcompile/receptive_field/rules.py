@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -10,27 +11,75 @@ import torch
 from torch import Tensor, fx
 
 from nmcompile.convs import Conv, named_arguments, read_conv
-from nmcompile.receptive_field.fields import Field, NotLocal, Surroundings
+from nmcompile.receptive_field.fields import Field, NotLocalError, Surroundings
 
 aten = torch.ops.aten
-Arguments = dict[str, Any]
+
 Fields = Mapping[fx.Node, Field | None]
-Rule = Callable[[fx.Node, Arguments, Field, Fields, Surroundings], Field]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation on at least one value that has pixels.
+
+    Attributes:
+        node: the operation.
+        arguments: name -> argument.
+        tensors: its inputs that are tensors (or lists of them).
+        fields: what each value looks at; None where it has no pixels.
+        around: the image's sizes.
+    """
+
+    node: fx.Node
+    arguments: dict[str, Any]
+    tensors: tuple[fx.Node, ...]
+    fields: Fields
+    around: Surroundings
+
+    @property
+    def field(self) -> Field:
+        """Of the first input that has pixels."""
+        return next(field for n in self.tensors if (field := self.fields.get(n)) is not None)
+
+    @property
+    def source(self) -> list[Any]:
+        """The first input's sizes."""
+        return list(self.tensors[0].meta["val"].shape)
+
+    @property
+    def target(self) -> list[Any]:
+        """The result's sizes."""
+        return list(self.node.meta["val"].shape)
+
+    def axes(self, dims: Any) -> list[int]:
+        """Axes of the first input, counted from 0; all if none are named."""
+        rank = len(self.source)
+        if dims is None or dims in ([], ()):
+            return list(range(rank))
+        return [int(item) % rank for item in (dims if isinstance(dims, (list, tuple)) else [dims])]
+
+    def along(self, dims: Any) -> Field:
+        """The same field, for what works along other axes than height and width."""
+        if set(self.axes(dims)) & set(self.field.axes):
+            raise NotLocalError
+        return self.field
+
+
+Rule = Callable[[Call], Field]
 
 
 def field_of(node: fx.Node, fields: Fields, around: Surroundings) -> Field | None:
     """The field of a node's value, None if it has no pixels.
 
     Raises:
-        NotLocal: it may depend on more of the image than a window.
+        NotLocalError: it may depend on more of the image than a window.
     """
     value = node.meta.get("val")
     if not isinstance(value, (Tensor, list, tuple)):
         return None  # a size, which whatever uses it has to answer for
-    known = [field for n in node.all_input_nodes if (field := fields.get(n)) is not None]
-    if not known:
-        return _constant(node, value, around)
-    arguments = named_arguments(node)
+    tensors = tuple(n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor))
+    if all(fields.get(n) is None for n in tensors):
+        return _constant(node, value, bool(tensors), around)
     conv = read_conv(node, constant=False)
     if conv is not None:
         return _convolved(conv, fields)
@@ -38,234 +87,177 @@ def field_of(node: fx.Node, fields: Fields, around: Surroundings) -> Field | Non
     if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
         rule = _elementwise
     if rule is None:
-        raise NotLocal
-    return rule(node, arguments, known[0], fields, around)
+        raise NotLocalError
+    return rule(Call(node, named_arguments(node), tensors, fields, around))
 
 
-def _constant(node: fx.Node, value: Any, around: Surroundings) -> Field | None:
+def _constant(node: fx.Node, value: Any, of_tensors: bool, around: Surroundings) -> Field | None:
     """What is made of weights and sizes alone: no pixels, or the same pixel everywhere."""
     follows = isinstance(value, Tensor) and around.depends(value)
-    made_of_sizes = any(not isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes)
-    if node.target in _PICTURES and not _has_node(node, "fill_value"):
+    filling = named_arguments(node).get("fill_value") if node.target in _PICTURES else node
+    if not isinstance(filling, fx.Node):
         field = around.picture(value)
         if field is None and follows:
-            raise NotLocal("follows the image's size")
+            raise NotLocalError("follows the image's size")
         return field
-    if follows or (made_of_sizes and not any(_is_tensor(n) for n in node.all_input_nodes)):
-        raise NotLocal("depends on where a pixel stands, or on the image's size")
+    if follows or (node.all_input_nodes and not of_tensors):
+        raise NotLocalError("depends on where a pixel stands, or on the image's size")
     return None
-
-
-def _has_node(node: fx.Node, name: str) -> bool:
-    return isinstance(named_arguments(node).get(name), fx.Node)
-
-
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor)
 
 
 def _convolved(conv: Conv, fields: Fields) -> Field:
     field = fields.get(conv.source)
     if field is None or fields.get(conv.weight) is not None:
-        raise NotLocal("has a kernel that comes from the image")
+        raise NotLocalError("has a kernel that comes from the image")
     rank = len(conv.source.meta["val"].shape)
-    if conv.op == "linear":
-        return _apart(field, [rank - 1])
+    if conv.op == "linear" and rank - 1 not in field.axes:
+        return field
     if field.axes != (rank - 2, rank - 1) or conv.stride[0] != conv.stride[1]:
-        raise NotLocal
-    height, width = (int(size) for size in conv.weight.meta["val"].shape[2:])
-    left, right, top, bottom = conv.padding
+        raise NotLocalError
+    sizes = conv.weight.meta["val"].shape[2:]
+    reaches = [d * (int(k) - 1) for d, k in zip(conv.dilation, sizes, strict=True)]
+    left, _, top, _ = conv.padding
+    before, after = max(top, left), max(reaches[0] - top, reaches[1] - left)
     step = conv.stride[0]
-    reaches = [d * (k - 1) for d, k in zip(conv.dilation, (height, width), strict=True)]
     if conv.op == "conv2d":
-        after = max(reaches[0] - top, reaches[1] - left)
-        return field.window(max(top, left), after, step)
-    before = max(Fraction(reaches[0] - top, step), Fraction(reaches[1] - left, step))
-    return field.window(before, max(Fraction(top, step), Fraction(left, step)), Fraction(1, step))
+        return field.window(before, after, step)
+    return field.window(Fraction(after, step), Fraction(before, step), Fraction(1, step))
 
 
-def _apart(field: Field, axes: Sequence[int]) -> Field:
-    """For operations along other axes than height and width."""
-    if set(axes) & set(field.axes):
-        raise NotLocal
-    return field
-
-
-def _axes(node: fx.Node, dims: Any) -> list[int]:
-    rank = len(node.args[0].meta["val"].shape)  # type: ignore[union-attr]
-    if dims is None or (isinstance(dims, (list, tuple)) and not dims):
-        return list(range(rank))
-    items = dims if isinstance(dims, (list, tuple)) else [dims]
-    return [int(item) % rank for item in items]
-
-
-def _elementwise(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
+def _elementwise(call: Call) -> Field:
     """All inputs lie pixel on pixel, aligned at their last axes."""
-    rank = len(node.meta["val"].shape)
-    found: list[Field] = []
-    for source in node.all_input_nodes:
-        value = source.meta.get("val")
-        if not isinstance(value, Tensor):
-            raise NotLocal("depends on the image's size")
-        own, behind = fields.get(source), len(value.shape) - rank
-        if own is not None:
-            found.append(own.moved([axis - behind for axis in own.axes]))
-    merged = _merged(found)
-    for source in node.all_input_nodes:
-        sizes = source.meta["val"].shape
-        places = [axis + len(sizes) - rank for axis in merged.axes]
-        if fields.get(source) is None and any(sizes[p] != 1 for p in places if p >= 0):
-            raise NotLocal("adds what depends on where a pixel stands")
-    return merged
+    if len(call.tensors) < len(call.node.all_input_nodes):
+        raise NotLocalError("depends on the image's size")
+    rank = len(call.target)
+    found, plain = [], []
+    for tensor in call.tensors:
+        field, sizes = call.fields.get(tensor), list(tensor.meta["val"].shape)
+        behind = rank - len(sizes)
+        if field is None:
+            plain.append([1] * behind + sizes)
+        else:
+            found.append(field.moved([axis + behind for axis in field.axes]))
+    return _merged(found, plain)
 
 
-def _merged(found: Sequence[Field]) -> Field:
+def _merged(found: Sequence[Field], plain: Sequence[list[Any]]) -> Field:
+    """The field of values laid on one another; `plain` has the sizes of those without pixels."""
     first = found[0]
     if any((field.stride, field.axes) != (first.stride, first.axes) for field in found):
-        raise NotLocal("joins pictures of different proportions")
+        raise NotLocalError("joins pictures of different proportions")
+    if any(sizes[axis] != 1 for sizes in plain for axis in first.axes):
+        raise NotLocalError("adds what depends on where a pixel stands")
     low, high = min(field.low for field in found), max(field.high for field in found)
     return Field(first.stride, low, high, first.axes)
 
 
-def _same(node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings) -> Field:
-    return field
+def _same(call: Call) -> Field:
+    return call.field
 
 
-def _along(name: str) -> Rule:
-    """Works along the axes that argument `name` lists, and keeps them."""
-
-    def rule(
-        node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-    ) -> Field:
-        return _apart(field, _axes(node, a[name]))
-
-    return rule
+def _along_dim(call: Call) -> Field:
+    return call.along(call.arguments["dim"])
 
 
-def _reduced(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
-    axes = _axes(node, a.get("dim"))
-    _apart(field, axes)
-    if a.get("keepdim"):
+def _along_dims(call: Call) -> Field:
+    return call.along(call.arguments["dims"])
+
+
+def _normalized(call: Call) -> Field:
+    return call.along(list(range(-len(call.arguments["normalized_shape"]), 0)))
+
+
+def _reduced(call: Call) -> Field:
+    dims = call.arguments.get("dim")
+    field = call.along(dims)
+    if call.arguments.get("keepdim"):
         return field
-    return field.moved([axis - sum(gone < axis for gone in axes) for axis in field.axes])
+    return field.moved([axis - sum(gone < axis for gone in call.axes(dims)) for axis in field.axes])
 
 
-def _layer_norm(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
-    return _apart(field, _axes(node, list(range(-len(a["normalized_shape"]), 0))))
-
-
-def _permuted(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
-    if "dims" in a:
-        order = _axes(node, a["dims"])
+def _permuted(call: Call) -> Field:
+    if "dims" in call.arguments:
+        order = call.axes(call.arguments["dims"])
     else:
-        order = list(range(len(node.meta["val"].shape)))
-        first, second = _axes(node, [a["dim0"], a["dim1"]])
+        order = call.axes(None)
+        first, second = call.axes([call.arguments["dim0"], call.arguments["dim1"]])
         order[first], order[second] = second, first
-    return field.moved([order.index(axis) for axis in field.axes])
+    return call.field.moved([order.index(axis) for axis in call.field.axes])
 
 
-def _reshaped(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
+def _reshaped(call: Call) -> Field:
     """Height and width may move, but must stay axes of their own."""
-    source, target = (list(n.meta["val"].shape) for n in (node.all_input_nodes[0], node))
+    source, target, same = call.source, call.target, call.around.same
     places = []
-    for axis in field.axes:
-        match = (
+    for axis in call.field.axes:
+        fitting = [
             place
             for place in range(len(target))
-            if around.same([target[place]], [source[axis]])
-            and around.same(target[:place], source[:axis])
-        )
-        place = next(match, None)
-        if place is None:
-            raise NotLocal("moves pixels between axes")
-        places.append(place)
-    return field.moved(places)
+            if same([target[place]], [source[axis]]) and same(target[:place], source[:axis])
+        ]
+        if not fitting:
+            raise NotLocalError("moves pixels between axes")
+        places.append(fitting[-1])
+    return call.field.moved(places)
 
 
-def _removed(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
-    return _reduced(node, {"dim": a["dim"]}, field, fields, around)
-
-
-def _joined(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
+def _joined(call: Call) -> Field:
     """Concatenation, or a part written over: along channels only."""
-    tensors = [n for n in node.all_input_nodes if _is_tensor(n)]
-    found = [own for n in tensors if (own := fields.get(n)) is not None]
-    merged = _apart(_merged(found), [a["dim"] % len(tensors[0].meta["val"].shape)])
-    for tensor in tensors:
-        sizes = tensor.meta["val"].shape
-        if fields.get(tensor) is None and any(sizes[axis] != 1 for axis in merged.axes):
-            raise NotLocal("adds what depends on where a pixel stands")
+    found = [field for n in call.tensors if (field := call.fields.get(n)) is not None]
+    plain = [list(n.meta["val"].shape) for n in call.tensors if call.fields.get(n) is None]
+    merged = _merged(found, plain)
+    call.along(call.arguments["dim"])
     return merged
 
 
-def _cut(node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings) -> Field:
-    if not set(_axes(node, a["dim"])) & set(field.axes):
-        return field
-    start, end = a["start"] or 0, a["end"]
-    if not isinstance(start, int) or start < 0 or a["step"] != 1:
-        raise NotLocal("cuts out a part that depends on the image's size")
+def _cut(call: Call) -> Field:
+    if not set(call.axes(call.arguments["dim"])) & set(call.field.axes):
+        return call.field
+    start, end = call.arguments["start"] or 0, call.arguments["end"]
+    if not isinstance(start, int) or start < 0 or call.arguments["step"] != 1:
+        raise NotLocalError("cuts out a part that depends on the image's size")
     lost = -end if isinstance(end, int) and end < 0 else 0
-    return field.window(0, start + lost, 1)
+    return call.field.window(0, start + lost, 1)
 
 
-def _repeated(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
-    source, target = (n.meta["val"].shape for n in (node.all_input_nodes[0], node))
+def _repeated(call: Call) -> Field:
+    source, target = call.source, call.target
     longer = len(target) - len(source)
-    if any(not around.same([source[i]], [target[i + longer]]) for i in field.axes):
-        raise NotLocal("repeats the image")
-    return field.moved([axis + longer for axis in field.axes])
+    if any(not call.around.same([source[i]], [target[i + longer]]) for i in call.field.axes):
+        raise NotLocalError("repeats the image")
+    return call.field.moved([axis + longer for axis in call.field.axes])
 
 
-def _padded(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
+def _padded(call: Call) -> Field:
     """Only what is added before a pixel moves it; a mirrored border makes both sides alike."""
-    amounts = list(a.get("pad") or a["padding"])
-    mode = a.get("mode") or ("reflect" if "reflection" in str(node.target) else "replicate")
-    rank = len(node.meta["val"].shape)
+    amounts = list(call.arguments.get("pad") or call.arguments["padding"])
+    default = "constant" if "constant" in str(call.node.target) else "reflect"
+    mode = call.arguments.get("mode", default)
     before, lost = [0, 0], 0
-    for place, axis in enumerate(field.axes):
-        behind = 2 * (rank - 1 - axis)
-        if behind + 1 < len(amounts):
-            first, last = amounts[behind : behind + 2]
-            if not isinstance(first, int) or first < 0:
-                raise NotLocal("pads by what depends on the image's size")
-            before[place] = first
-            lost = max(lost, -last if isinstance(last, int) else 0)
+    for place, axis in enumerate(call.field.axes):
+        pair = amounts[2 * (len(call.target) - 1 - axis) :][:2]
+        if pair:
+            if not isinstance(pair[0], int) or pair[0] < 0:
+                raise NotLocalError("pads by what depends on the image's size")
+            before[place] = pair[0]
+            lost = max(lost, -pair[1] if isinstance(pair[1], int) else 0)
     if mode == "circular":
-        raise NotLocal
+        raise NotLocalError
+    field = call.field
     if mode != "constant":
         reach = max(-field.low, field.high) + 2 * abs(field.stride - 1)
         field = Field(field.stride, -reach, reach, field.axes)
     return field.window(max(before), lost - min(before), 1)
 
 
-def _pooled(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
+def _pooled(call: Call) -> Field:
+    a = call.arguments
     size, pad = _pair(a["kernel_size"]), _pair(a["padding"])
-    step = _pair(a["stride"] or a["kernel_size"])
-    dilation = _pair(a.get("dilation", 1))
-    if step[0] != step[1] or field.axes != (2, 3):
-        raise NotLocal
+    step, dilation = _pair(a["stride"] or a["kernel_size"]), _pair(a.get("dilation", 1))
+    if step[0] != step[1] or call.field.axes != (2, 3):
+        raise NotLocalError
     reaches = [d * (k - 1) - p for d, k, p in zip(dilation, size, pad, strict=True)]
-    return field.window(max(pad), max(reaches), step[0])
+    return call.field.window(max(pad), max(reaches), step[0])
 
 
 def _pair(value: Any) -> list[int]:
@@ -273,54 +265,52 @@ def _pair(value: Any) -> list[int]:
     return [int(items[0]), int(items[-1])]
 
 
-def _shuffled(
-    node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-) -> Field:
-    if field.axes != (2, 3):
-        raise NotLocal
-    if "upscale_factor" in a:
-        factor = int(a["upscale_factor"])
-        return field.window(Fraction(factor - 1, factor), 0, Fraction(1, factor))
-    factor = int(a["downscale_factor"])
-    return field.window(0, factor - 1, factor)
+def _shuffled(call: Call) -> Field:
+    if call.field.axes != (2, 3):
+        raise NotLocalError
+    if "upscale_factor" in call.arguments:
+        factor = int(call.arguments["upscale_factor"])
+        return call.field.window(Fraction(factor - 1, factor), 0, Fraction(1, factor))
+    factor = int(call.arguments["downscale_factor"])
+    return call.field.window(0, factor - 1, factor)
 
 
 def _resized(taps: int) -> Rule:
     """Interpolation by `taps` neighbours on either side; 0 takes the pixel itself."""
 
-    def rule(
-        node: fx.Node, a: Arguments, field: Field, fields: Fields, around: Surroundings
-    ) -> Field:
-        if a.get("align_corners") or field.axes != (2, 3):
-            raise NotLocal("ties every pixel to the image's size")
+    def rule(call: Call) -> Field:
+        a = call.arguments
+        if a.get("align_corners") or call.field.axes != (2, 3):
+            raise NotLocalError("ties every pixel to the image's size")
+        factors: list[Fraction | None]
         given = a.get("scale_factors") or [a.get("scales_h"), a.get("scales_w")]
         if given[0] and given[1]:
             factors = [Fraction(item).limit_denominator(64) for item in given]
         else:
-            target, source = (n.meta["val"].shape for n in (node, node.all_input_nodes[0]))
-            factors = [around.ratio(target[axis], source[axis]) for axis in (2, 3)]
+            factors = [call.around.ratio(call.target[i], call.source[i]) for i in (2, 3)]
         factor = factors[0]
         if factor is None or factor != factors[1]:
-            raise NotLocal("resizes by a factor that depends on the image's size")
+            raise NotLocalError("resizes by a factor that depends on the image's size")
         if taps == 0:
-            return field.window(max(Fraction(0), 1 - 1 / factor), 0, 1 / factor)
+            return call.field.window(max(Fraction(0), 1 - 1 / factor), 0, 1 / factor)
         centre = (1 / factor - 1) / 2  # where pixel 0 of the result lies in the source
-        return field.window(taps - centre, taps + centre, 1 / factor)
+        return call.field.window(taps - centre, taps + centre, 1 / factor)
 
     return rule
 
 
+# Values that are the same at every place, if the network's own weights and literals fill them.
 _PICTURES = {
     aten.expand.default, aten.repeat.default, aten.full.default, aten.zeros.default,
     aten.ones.default, aten.new_zeros.default, aten.new_ones.default, aten.new_full.default,
 }  # fmt: skip
-_ALIKE: dict[Rule, tuple[Any, ...]] = {
+_TARGETS: dict[Rule, tuple[Any, ...]] = {
     _same: (
         aten.alias.default, aten.clone.default, aten.contiguous.default, aten.detach.default,
-        aten.prelu.default, aten.dropout.default, aten.feature_dropout.default, aten.lift_fresh_copy.default,
+        aten.dropout.default, aten.feature_dropout.default, aten.lift_fresh_copy.default,
         aten.type_as.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other,
         aten._to_copy.default, aten._native_batch_norm_legit_no_training.default,
-        aten.zeros_like.default, aten.ones_like.default, aten.full_like.default,
+        aten.prelu.default, aten.zeros_like.default, aten.ones_like.default,
     ),
     _elementwise: (
         aten.hardswish.default, aten.log_sigmoid.default, aten.rsub.Tensor,
@@ -328,27 +318,27 @@ _ALIKE: dict[Rule, tuple[Any, ...]] = {
         aten.where.Scalar, aten.copy.default, aten.fill.Tensor, aten.fill.Scalar,
         aten.expand_as.default,
     ),
-    _along("dim"): (
+    _along_dim: (
         aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten.glu.default,
-        aten.cumsum.default, aten.chunk.default, aten.split.Tensor,
+        aten.cumsum.default, aten.chunk.default, aten.split.Tensor, aten.split.sizes,
         aten.split_with_sizes.default, aten.tensor_split.sections, aten.narrow.default,
         aten.index_select.default,
     ),
-    _along("dims"): (aten.flip.default, aten.roll.default),
+    _along_dims: (aten.flip.default, aten.roll.default),
+    _normalized: (aten.layer_norm.default, aten.native_layer_norm.default),
     _reduced: (
         aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default,
         aten.max.dim, aten.min.dim, aten.var.dim, aten.var.correction, aten.std.dim,
         aten.std.correction, aten.var_mean.correction, aten.linalg_vector_norm.default,
-        aten.norm.ScalarOpt_dim, aten.logsumexp.default, aten.argmax.default, aten.prod.dim_int,
+        aten.norm.ScalarOpt_dim, aten.logsumexp.default, aten.prod.dim_int,
+        aten.select.int, aten.unbind.int,
     ),
-    _layer_norm: (aten.layer_norm.default, aten.native_layer_norm.default),
     _permuted: (aten.permute.default, aten.transpose.int),
     _reshaped: (
         aten.view.default, aten._unsafe_view.default, aten.reshape.default,
         aten.flatten.using_ints, aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims,
         aten.squeeze.default, aten.unsqueeze.default,
     ),
-    _removed: (aten.select.int, aten.unbind.int),
     _joined: (aten.cat.default, aten.slice_scatter.default, aten.select_scatter.default),
     _cut: (aten.slice.Tensor,),
     _repeated: (aten.expand.default, aten.repeat.default),
@@ -367,4 +357,4 @@ _ALIKE: dict[Rule, tuple[Any, ...]] = {
     ),
     _resized(2): (aten.upsample_bicubic2d.vec, aten.upsample_bicubic2d.default),
 }  # fmt: skip
-RULES: dict[Any, Rule] = {target: rule for rule, targets in _ALIKE.items() for target in targets}
+RULES: dict[Any, Rule] = {target: rule for rule, targets in _TARGETS.items() for target in targets}
