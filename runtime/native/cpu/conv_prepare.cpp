@@ -105,6 +105,7 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Ker
                 static_cast<uint32_t>((row * conv.pitch + column) * kernels.lanes));
         }
     }
+    conv.block = block_of(conv, kernels.lanes);
     return conv;
 }
 
@@ -115,7 +116,7 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
         Part part;
         const float* own = weights.data() + group * size;
         if (conv.sparse) {
-            set_sparse(conv, part, own, block_of(conv, kernels.lanes));
+            set_sparse(conv, part, own, conv.block);
         } else {
             set_dense(conv, part, own, kernels.dense_group);
         }
