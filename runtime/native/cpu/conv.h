@@ -38,6 +38,7 @@ struct Conv {
     int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x;
     int pad_left, pad_right, pad_top, pad_bottom;
     int groups, inputs, outputs;  // channels of one group
+    int block;                    // input channels whose packed tiles fit L1
     bool sparse;
     std::vector<Part> parts;
     std::vector<uint32_t> tap_offsets;

@@ -121,6 +121,7 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
 
     TileJob job{};
     job.tile = tile, job.row_step = conv.pitch * lanes, job.partial = partial;
+    job.block = conv.block;
     job.outputs = conv.outputs, job.channels = conv.inputs, job.tile_channel = conv.tile_channel;
     job.tap_offsets = conv.tap_offsets.data(), job.tap_count = static_cast<int>(conv.tap_offsets.size());
     job.output_channel = run.output.plane, job.output_row = run.output.row;

@@ -110,17 +110,19 @@ void nm_tile(const TileJob& job) {
     }
 }
 
-// G output channels of one row of the tile: P loads and G broadcasts for G * P FMAs.
+// G output channels of one row of the tile over a block of input channels: P loads and G broadcasts
+// for G * P FMAs.
 template <int P>
-inline __attribute__((always_inline)) void dense_group(const TileJob& job, const float* tile,
-                                                       const float* weight) {
+inline __attribute__((always_inline)) void add_dense(float* partial, const TileJob& job,
+                                                     const float* tile, const float* weight,
+                                                     int channels, bool fresh) {
     Vec sum[G][P];
 #pragma GCC unroll 8
     for (int g = 0; g < G; ++g) {
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
+        for (int p = 0; p < P; ++p) sum[g][p] = fresh ? Vec{} : load(partial + (g * P + p) * L);
     }
-    for (int channel = 0; channel < job.channels; ++channel, tile += job.tile_channel) {
+    for (int channel = 0; channel < channels; ++channel, tile += job.tile_channel) {
         for (int t = 0; t < job.tap_count; ++t, weight += G) {
             const float* q = tile + job.tap_offsets[t];
 #pragma GCC unroll 8
@@ -134,19 +136,27 @@ inline __attribute__((always_inline)) void dense_group(const TileJob& job, const
 #pragma GCC unroll 8
     for (int g = 0; g < G; ++g) {
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) store(job.partial + (g * P + p) * L, sum[g][p]);
+        for (int p = 0; p < P; ++p) store(partial + (g * P + p) * L, sum[g][p]);
     }
 }
 
 template <int P>
 void dense_tile(const TileJob& job) {
-    const ptrdiff_t group_weights = static_cast<ptrdiff_t>(job.channels) * job.tap_count * G;
+    const ptrdiff_t channel_weights = static_cast<ptrdiff_t>(job.tap_count) * G;
     for (int row = 0; row < job.rows; ++row) {
-        const float* weight = job.weights;
-        for (int first = 0; first < job.outputs; first += G, weight += group_weights) {
-            dense_group<P>(job, job.tile + row * job.row_step, weight);
-            for (int g = 0; g < G && first + g < job.outputs; ++g) {
-                finish_row(job.partial + g * P * L, job, first + g, row);
+        for (int first = 0; first < job.outputs; first += kOutputBlock) {
+            const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
+            for (int in = 0; in < job.channels; in += job.block) {
+                const int count = in + job.block < job.channels ? job.block : job.channels - in;
+                const float* tile = job.tile + row * job.row_step + in * job.tile_channel;
+                for (int out = first; out < stop; out += G) {
+                    const float* weight =
+                        job.weights + (out / G * static_cast<ptrdiff_t>(job.channels) + in) * channel_weights;
+                    add_dense<P>(job.partial + (out - first) * P * L, job, tile, weight, count, in == 0);
+                }
+            }
+            for (int out = first; out < stop; ++out) {
+                finish_row(job.partial + (out - first) * P * L, job, out, row);
             }
         }
     }

@@ -72,7 +72,8 @@ struct TileJob {
     const char* ahead;
     int ahead_lines;
     float* partial;  // kOutputBlock x kTileRows x kTileColumns vectors
-    // dense: weights [outputs / G][channels][taps][G]
+    // dense: weights [outputs / G][channels][taps][G], input channels taken `block` at a time
+    int block;
     const float* weights;
     const uint32_t* tap_offsets;
     int tap_count;
