@@ -1,7 +1,7 @@
 """Command lines -> what is printed where, and the exit status."""
 
-import re
 import json
+import re
 import subprocess
 import sys
 
