@@ -19,7 +19,7 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
         table.add_row(*row)
     console.print(table)
     if receipt["note"]:
-        console.print(f"[bold]{receipt['note']}[/bold]: the time above is the honest one")
+        console.print(f"[bold]note: {receipt['note']}[/bold]")
     console.print(f"every layer: nmcompile inspect {output}    pictures: {output / 'report.html'}")
 
 
@@ -41,7 +41,7 @@ def _rows(receipt: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             f"{params['kept'] / params['dense']:.0%} left",
         ),
         (
-            f"time, {receipt['threads']} threads",
+            f"time, {receipt['threads']} threads (dense: ONNX Runtime)",
             f"{timed['dense']:.1f} ms",
             f"{timed['compiled']:.1f} ms",
             f"{timed['ratio']:.2f}x",
