@@ -9,6 +9,7 @@ import torch
 import nmcompile
 from nmcompile.backends.native import lower
 from nmcompile.backends.onnx import (
+    check_onnx,
     exchange_weights,
     export_onnx,
     export_program,
@@ -34,6 +35,7 @@ def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> 
     with quiet():
         torch.export.save(exported, folder / "dense.pt2")
     write_onnx(exported, dense.interface, folder / "dense.onnx")
+    check_onnx(dense, folder / "dense.onnx")
     if not exchange_weights(folder / "dense.onnx", dense, sparse, folder / MODEL):
         export_onnx(sparse, folder / MODEL)
 

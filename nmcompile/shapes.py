@@ -43,7 +43,18 @@ def formula(program: Program, node: fx.Node, factor: int) -> str:
     product = sympy.Integer(factor)
     for item in positions:
         product *= item.subs(known)
-    return str(product).replace("//", "/")
+    batch = _expression(image.shape[0])
+    if batch.is_number:  # traced for that many, good for any
+        product *= sympy.Symbol("N") / batch
+    return str(_in_multiples(product, program.interface.multiple)).replace("//", "/")
+
+
+def _in_multiples(product: Any, multiple: int) -> Any:
+    """Without the roundings that vanish where H and W are what the network takes."""
+    sizes = sympy.symbols("H W")
+    counts = sympy.symbols("h w", integer=True, positive=True)
+    whole = product.subs({size: multiple * n for size, n in zip(sizes, counts, strict=True)})
+    return whole.subs({n: size / multiple for size, n in zip(sizes, counts, strict=True)})
 
 
 def peak_bytes(program: Program, shapes: Shapes) -> int:

@@ -1,12 +1,14 @@
 """Names of restoration networks -> small untrained versions of them, and what is known of each."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import nn
 
+from nmcompile import capture
+from nmcompile.program import Program
 from tests import zoo_attention as attention
 from tests import zoo_convolutions as convolutions
 from tests.zoo_convolutions import Residual, body, conv, settled, shuffled
@@ -36,6 +38,12 @@ def build(name: str) -> nn.Module:
     """The network of that name, with the same weights every time."""
     torch.manual_seed(0)
     return settled(ZOO[name].factory()).eval()
+
+
+@functools.cache
+def captured(name: str) -> Program:
+    """What capture makes of that network; made once, as it takes a second or so."""
+    return capture(build(name), value_range=ZOO[name].value_range)
 
 
 def _espcn():
@@ -81,17 +89,19 @@ ZOO: dict[str, Entry] = {
     "fsrcnn": Entry(convolutions.fsrcnn, 2, channels=1),
     "srresnet": Entry(convolutions.srresnet, 4),
     "vdsr": Entry(_vdsr),
-    "rrdbnet": Entry(partial(convolutions.Rrdb, 4), 4),
-    "rrdbnet_x2": Entry(partial(convolutions.Rrdb, 2), 2, multiple=2, minimum=2),
-    "ffdnet": Entry(convolutions.FfdNet, extras=((0, 1, 1, 1),)),
+    "rrdbnet": Entry(functools.partial(convolutions.Rrdb, 4), 4),
+    "rrdbnet_x2": Entry(functools.partial(convolutions.Rrdb, 2), 2, multiple=2, minimum=2),
+    "ffdnet": Entry(convolutions.FfdNet, multiple=2, minimum=2, extras=((0, 1, 1, 1),)),
     "drunet": Entry(convolutions.DruNet, multiple=4, minimum=4, extras=((0, 1, "H", "W"),)),
     "dncnn": Entry(_dncnn, channels=1),
     "nafnet": Entry(attention.NafNet, whole="adaptive_avg_pool2d"),
     "unet": Entry(convolutions.UNet, multiple=4, minimum=4),
-    "unet_aligned": Entry(partial(convolutions.UNet, True), minimum=4, whole="upsample_bilinear2d"),
+    "unet_aligned": Entry(
+        functools.partial(convolutions.UNet, True), minimum=4, whole="upsample_bilinear2d"
+    ),
     "mimo_unet": Entry(convolutions.MimoUNet, multiple=2, minimum=2),
-    "restormer": Entry(attention.Restormer, multiple=2, minimum=2, whole="view"),
-    "swinir": Entry(attention.SwinIr, 2, minimum=4, whole="view"),
+    "restormer": Entry(attention.Restormer, multiple=2, minimum=2, whole="flatten"),
+    "swinir": Entry(attention.SwinIr, 2, minimum=3, whole="flatten"),
     "convnext": Entry(attention.ConvNext),
     "reflecting": Entry(_reflecting, minimum=3),
     "ecbsr": Entry(convolutions.repeated, 2),
@@ -108,6 +118,6 @@ ZOO: dict[str, Entry] = {
     "dbpn": Entry(convolutions.BackProjection, 2),
     "cbam": Entry(attention.SpatialGate),
     "esa": Entry(attention.SpatialAttention, 3, minimum=15, whole="upsample_bilinear2d"),
-    "non_local": Entry(attention.NonLocal, whole="view"),
-    "safmn": Entry(attention.Safm, 2, minimum=2, whole="adaptive_max_pool2d"),
+    "non_local": Entry(attention.NonLocal, whole="flatten"),
+    "safmn": Entry(attention.Safm, 2, multiple=2, minimum=2),
 }

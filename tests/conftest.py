@@ -1,9 +1,15 @@
-"""Test session -> the folder of weights and images that some tests need, or a skip."""
+"""Test session -> the data folder (or a skip), and times that no other process can change."""
 
+import math
 import os
+import re
 from pathlib import Path
 
 import pytest
+
+from nmcompile.backends.cpu import CpuTarget
+from nmcompile.context import ConvSpec
+from nmcompile.pattern import DENSE, Pattern
 
 _BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -15,3 +21,19 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"data folder {folder} is absent; set NMCOMPILE_DATA to where it is")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _steady_times(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer's time is its kept multiply-accumulates: patterns must not depend on a busy machine.
+
+    Tests of the measurement itself are marked `real_times`.
+    """
+    if request.node.get_closest_marker("real_times") is None:
+        monkeypatch.setattr(CpuTarget, "latency_ms", _modelled_ms)
+
+
+def _modelled_ms(_: CpuTarget, spec: ConvSpec, kernel: str) -> float:
+    pattern = re.search(r"nm-([0-9x:]+)", kernel)
+    kept = Pattern.parse(pattern[1]) if pattern else DENSE
+    return 1e-6 * kept.n / kept.m * math.prod((*spec.shape, *spec.input_shape[2:]))

@@ -29,6 +29,7 @@ from nmcompile.runtime import native
 from nmcompile.runtime.executor import OrtExecutor
 
 _OPSET = 20
+_TOLERANCE = 1e-3
 _SECONDS = 0.05
 _LEAST_RUNS = 5
 
@@ -134,6 +135,38 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def check_onnx(program: Program, path: Path) -> None:
+    """Runs the ONNX file once, at another size than it was traced at, and compares.
+
+    Raises:
+        NmcompileError: ONNX Runtime cannot run it, or gives something else.
+    """
+    interface = program.interface
+    least, step = interface.minimum, interface.multiple
+    size = interface.fixed_size or (least + 4 * step, least + 5 * step)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, interface.channels, *size, generator=generator) * interface.value_range
+    names = [interface.input_name, *(extra.name for extra in interface.extra_inputs)]
+    values = [value.numpy() for value in interface.arguments(image)]
+    expected = program(image).numpy()
+    try:
+        found = OrtExecutor(path, 1)(dict(zip(names, values, strict=True)))
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise NmcompileError(f"ONNX Runtime cannot run this network: {_cause(error)}") from error
+    if found.shape != expected.shape:
+        raise NmcompileError(
+            f"the ONNX form of this network gives {found.shape} at {size[0]}x{size[1]} instead of "
+            f"{expected.shape}: some operation in it exists for one size only in ONNX; compile it "
+            "for one size with --input 1xCxHxW in numbers"
+        )
+    difference = float(np.abs(found - expected).max()) / interface.value_range
+    if not difference <= _TOLERANCE:
+        raise NmcompileError(
+            f"the ONNX form of this network differs from it by {difference:.2g} of its range; "
+            "please report the network"
+        )
 
 
 def exchange_weights(source: Path, old: Program, new: Program, path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -50,4 +51,19 @@ def capture(
         if isinstance(model, ExportedProgram):
             return read_archive(model, extras, value_range)
         tried = (channels,) if channels else CHANNELS
-        return read_module(model.eval(), tried, size, extras, value_range)
+        return read_module(_bare(model).eval(), tried, size, extras, value_range)
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The network itself, checked to be one that runs here, without what it is wrapped in."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NmcompileError("this is TorchScript, which torch.export refuses; give the nn.Module")
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            raise NmcompileError(f"weight {name} is {weight.dtype}; call model.float() before")
+        if weight.device.type != "cpu":
+            raise NmcompileError(f"weight {name} is on {weight.device}; call model.cpu() before")
+    return model

@@ -65,7 +65,11 @@ def _interface(
     channels = int(shape[1])
     fixed = isinstance(shape[0], int)
 
+    steps = [_step(size) for size in shape[2:]]
+
     def shape_of(tried: Shape) -> Shape:
+        if any(size % step for size, step in zip(tried[2:], steps, strict=True)):
+            raise ValueError(f"the archive takes multiples of {steps[0]}x{steps[1]}")
         out = guarded((shape[0], *tried[1:]) if fixed else tried)
         return (tried[0], *out[1:]) if fixed and out[:1] == (shape[0],) else out
 
@@ -84,6 +88,11 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
     return tuple(
         item if (number := settled(item)) is None else number for item in node.meta["val"].shape
     )
+
+
+def _step(size: Any) -> int:
+    """What a dimension was declared a multiple of, such as 8 of 8*s; guards do not check it."""
+    return 1 if isinstance(size, int) else int(size.node.expr.as_coeff_Mul()[0])
 
 
 def _extras(

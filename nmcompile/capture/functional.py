@@ -121,6 +121,17 @@ def _is_view(node: fx.Node) -> bool:
     return not _writes(node) and any(item.alias_info is not None for item in returns)
 
 
+def random_operation(module: fx.GraphModule) -> str:
+    """An operation that draws random numbers, or "" if there is none."""
+    drawing = (
+        node.target
+        for node in module.graph.nodes
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        and node.target not in _TRAINING
+    )
+    return str(next(drawing, ""))
+
+
 def settled(size: Any) -> int | None:
     """The number that a dimension is tied to, None if it is free."""
     if isinstance(size, int):

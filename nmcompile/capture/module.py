@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import fx, nn
 
-from nmcompile.capture.functional import free_batch, settled
+from nmcompile.capture.functional import free_batch, random_operation, settled
 from nmcompile.capture.tracing import (
     TRACE_BATCH,
     free_dimensions,
@@ -27,6 +27,7 @@ from nmcompile.sizes import Size, Sizes, find_sizes
 _EXTRA_SHAPES: tuple[tuple[int | str, ...], ...] = (
     (0, 1, 1, 1), (0, 1, "H", "W"), (0,), (0, 1), (),
 )  # fmt: skip
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _UNKNOWN = float("nan")  # settled by nmcompile.assumptions
 _TOLERANCE = 1e-4
 _SIDE = 40
@@ -69,11 +70,10 @@ def read_module(
 def _input_names(model: nn.Module, extras: Sequence[ExtraInput] | None) -> list[str]:
     """Arguments of forward; those with a default are left at it unless `extras` asks for them."""
     parameters = inspect.signature(model.forward).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    free = [p for p in parameters if p.kind in positional]
+    free = [p for p in parameters if p.kind in _POSITIONAL]
     names = [p.name for p in free if p.default is p.empty]
     if not free:
-        raise NmcompileError(f"{type(model).__name__}.forward takes no input; expected an image")
+        raise NmcompileError(f"{type(model).__name__}.forward names no input; expected an image")
     if extras is not None and not len(names) <= 1 + len(extras) <= len(free):
         raise NmcompileError(
             f"{len(extras)} further inputs were given, {type(model).__name__}.forward takes "
@@ -129,6 +129,8 @@ def _export(model: nn.Module, interface: Interface, size: Size | None) -> Progra
                 model, interface, trace_size(interface, _ROUND if rounded else 1), strict
             )
             return Program(module, _checked(model, module, interface, rounded))
+        except NmcompileError:
+            raise
         except Exception as error:  # noqa: BLE001  # torch.export fails in many ways
             faults.append((str(error).strip().splitlines() or [type(error).__name__])[0][:300])
     if size is not None:
@@ -141,13 +143,23 @@ def _export(model: nn.Module, interface: Interface, size: Size | None) -> Progra
     )
 
 
+class _OtherSizesError(Exception):
+    """The graph does not hold for the sizes that it should hold for."""
+
+
 def _trace(
     model: nn.Module, interface: Interface, size: Size, strict: bool = False
 ) -> fx.GraphModule:
     image = torch.rand(TRACE_BATCH, interface.channels, *size) * interface.value_range
     module = trace(model, interface.arguments(image), free_dimensions(interface), strict)
     traced = next(node for node in module.graph.nodes if node.op == "placeholder")
-    if settled(traced.meta["val"].shape[0]) is not None:
+    batch, _, *sides = (settled(item) for item in traced.meta["val"].shape)
+    if sides != [None, None] and not interface.fixed_size:
+        raise _OtherSizesError(
+            f"Python code in it that counts over the size (range, int, if) ties it to {size[0]}x"
+            f"{size[1]}"
+        )
+    if batch is not None:
         free_batch(module, TRACE_BATCH)
     return module
 
@@ -159,6 +171,8 @@ def _export_fixed(model: nn.Module, interface: Interface, size: Size) -> Program
             module = _trace(model, interface, size, strict)
             _compare(model, module, interface, ((1, *size), (3, *size)))
             return Program(module, interface)
+        except NmcompileError:
+            raise
         except Exception as error:  # noqa: BLE001  # as above
             faults.append((str(error).strip().splitlines() or [type(error).__name__])[0][:300])
     raise NmcompileError(
@@ -200,12 +214,18 @@ def _compare(
         with torch.no_grad():
             expected, found = model(*arguments), module(*arguments)
         if expected.shape != found.shape:
-            raise NmcompileError(
+            raise _OtherSizesError(
                 f"the exported graph gives {tuple(found.shape)} at {height}x{width}, the module "
                 f"{tuple(expected.shape)}"
             )
         error = float((expected - found).abs().max()) / interface.value_range
         if not error <= _TOLERANCE:
-            raise NmcompileError(
+            drawing = random_operation(module)
+            if drawing:
+                raise NmcompileError(
+                    f"the network draws random numbers ({drawing}), so that its output changes "
+                    "from run to run; leave them out in eval mode"
+                )
+            raise _OtherSizesError(
                 f"the exported graph differs from the module by {error:.2g} at {height}x{width}"
             )

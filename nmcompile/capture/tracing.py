@@ -13,7 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 
@@ -44,7 +48,7 @@ def shape_function(model: nn.Module, extras: Sequence[ExtraInput]) -> ShapeFunct
         with mode, torch.no_grad():
             try:
                 out = model(*interface.arguments(torch.empty(shape)))
-            except DataDependentOutputException as error:
+            except (DataDependentOutputException, DynamicOutputShapeException) as error:
                 raise NmcompileError(
                     f"the network takes pixel values into Python ({error.func}), so that it has no "
                     "one graph; replace `if`, `.item()` and the like on tensors by torch.where"

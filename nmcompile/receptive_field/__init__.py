@@ -52,4 +52,5 @@ def _halo(
                 f"{node.name} has one pixel for {other.stride} of the image's, whose size is any "
                 f"multiple of {interface.multiple}: tiles would be out of step"
             )
-    return math.ceil(max(Fraction(0), -field.low, field.high + 1 - field.stride)), ""
+    whole = field.window((0, 0), [1 / field.stride - 1] * 2)  # all that lies in an input pixel
+    return math.ceil(max(whole.reach, Fraction(0))), ""

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from nmcompile.program import Program
 
+Pair = tuple[Fraction, Fraction]
+
 
 class NotLocalError(Exception):
     """The operation, as the message says, is tied to the whole image."""
@@ -27,28 +29,40 @@ class Field:
 
     Attributes:
         stride: input pixels per pixel of the value (1/2 after enlarging twice).
-        low, high: input pixels; the worse of height and width.
+        low, high: in input pixels, of height and width.
         axes: where the value has its height and its width.
     """
 
     stride: Fraction
-    low: Fraction
-    high: Fraction
+    low: Pair
+    high: Pair
     axes: tuple[int, int]
 
     @classmethod
     def own(cls, stride: Fraction = Fraction(1), axes: tuple[int, int] = (2, 3)) -> Field:
         """Each pixel depends on its own place alone."""
-        return cls(stride, Fraction(0), Fraction(0), axes)
+        none = Fraction(0)
+        return cls(stride, (none, none), (none, none), axes)
 
     def moved(self, axes: Sequence[int]) -> Field:
         """The same with height and width elsewhere."""
         return Field(self.stride, self.low, self.high, (axes[0], axes[1]))
 
-    def window(self, before: Fraction | int, after: Fraction | int, step: Fraction | int) -> Field:
-        """Every `step`-th pixel, with `before` and `after` neighbours (of this value)."""
-        low = self.low - self.stride * before
-        return Field(self.stride * step, low, self.high + self.stride * after, self.axes)
+    def window(
+        self,
+        before: Sequence[Fraction | int],
+        after: Sequence[Fraction | int],
+        step: Fraction | int = 1,
+    ) -> Field:
+        """Every `step`-th pixel, with neighbours `before` and `after` (of this value's pixels)."""
+        low = [self.low[i] - self.stride * before[i] for i in (0, 1)]
+        high = [self.high[i] + self.stride * after[i] for i in (0, 1)]
+        return Field(self.stride * step, (low[0], low[1]), (high[0], high[1]), self.axes)
+
+    @property
+    def reach(self) -> Fraction:
+        """The farther of both sides and axes."""
+        return max(-self.low[0], -self.low[1], *self.high)
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,13 @@ def _convolved(conv: Conv, fields: Fields) -> Field:
     if field.axes != (rank - 2, rank - 1) or conv.stride[0] != conv.stride[1]:
         raise NotLocalError
     sizes = conv.weight.meta["val"].shape[2:]
-    reaches = [d * (int(k) - 1) for d, k in zip(conv.dilation, sizes, strict=True)]
     left, _, top, _ = conv.padding
-    before, after = max(top, left), max(reaches[0] - top, reaches[1] - left)
-    step = conv.stride[0]
+    before, step = (top, left), conv.stride[0]
+    after = [d * (int(k) - 1) - pad for d, k, pad in zip(conv.dilation, sizes, before, strict=True)]
     if conv.op == "conv2d":
         return field.window(before, after, step)
-    return field.window(Fraction(after, step), Fraction(before, step), Fraction(1, step))
+    back, ahead = ([Fraction(n, step) for n in side] for side in (after, before))
+    return field.window(back, ahead, Fraction(1, step))
 
 
 def _elementwise(call: Call) -> Field:
@@ -147,7 +147,8 @@ def _merged(found: Sequence[Field], plain: Sequence[list[Any]]) -> Field:
         raise NotLocalError("joins pictures of different proportions")
     if any(sizes[axis] != 1 for sizes in plain for axis in first.axes):
         raise NotLocalError("adds what depends on where a pixel stands")
-    low, high = min(field.low for field in found), max(field.high for field in found)
+    low = (min(f.low[0] for f in found), min(f.low[1] for f in found))
+    high = (max(f.high[0] for f in found), max(f.high[1] for f in found))
     return Field(first.stride, low, high, first.axes)
 
 
@@ -201,23 +202,34 @@ def _reshaped(call: Call) -> Field:
     return call.field.moved(places)
 
 
-def _joined(call: Call) -> Field:
-    """Concatenation, or a part written over: along channels only."""
+def _laid_together(call: Call) -> Field:
     found = [field for n in call.tensors if (field := call.fields.get(n)) is not None]
     plain = [list(n.meta["val"].shape) for n in call.tensors if call.fields.get(n) is None]
-    merged = _merged(found, plain)
+    return _merged(found, plain)
+
+
+def _joined(call: Call) -> Field:
+    """Concatenation, or a part written over: along channels only."""
+    merged = _laid_together(call)
     call.along(call.arguments["dim"])
     return merged
 
 
+def _stacked(call: Call) -> Field:
+    """Joined along a new axis, which moves those behind it."""
+    field, new = _laid_together(call), call.arguments["dim"] % len(call.target)
+    return field.moved([axis + (axis >= new) for axis in field.axes])
+
+
 def _cut(call: Call) -> Field:
-    if not set(call.axes(call.arguments["dim"])) & set(call.field.axes):
+    (axis,) = call.axes(call.arguments["dim"])
+    if axis not in call.field.axes:
         return call.field
     start, end = call.arguments["start"] or 0, call.arguments["end"]
     if not isinstance(start, int) or start < 0 or call.arguments["step"] != 1:
         raise NotLocalError("cuts out a part that depends on the image's size")
     lost = -end if isinstance(end, int) and end < 0 else 0
-    return call.field.window(0, start + lost, 1)
+    return call.field.window((0, 0), [start + lost if axis == a else 0 for a in call.field.axes])
 
 
 def _repeated(call: Call) -> Field:
@@ -232,22 +244,21 @@ def _padded(call: Call) -> Field:
     """Only what is added before a pixel moves it; a mirrored border makes both sides alike."""
     amounts = list(call.arguments.get("pad") or call.arguments["padding"])
     default = "constant" if "constant" in str(call.node.target) else "reflect"
-    mode = call.arguments.get("mode", default)
-    before, lost = [0, 0], 0
-    for place, axis in enumerate(call.field.axes):
+    mode, field = call.arguments.get("mode", default), call.field
+    before, lost = [0, 0], [0, 0]
+    for place, axis in enumerate(field.axes):
         pair = amounts[2 * (len(call.target) - 1 - axis) :][:2]
         if pair:
             if not isinstance(pair[0], int) or pair[0] < 0:
                 raise NotLocalError("pads by what depends on the image's size")
             before[place] = pair[0]
-            lost = max(lost, -pair[1] if isinstance(pair[1], int) else 0)
+            lost[place] = max(0, -pair[1]) if isinstance(pair[1], int) else 0
     if mode == "circular":
         raise NotLocalError
-    field = call.field
     if mode != "constant":
-        reach = max(-field.low, field.high) + 2 * abs(field.stride - 1)
-        field = Field(field.stride, -reach, reach, field.axes)
-    return field.window(max(before), lost - min(before), 1)
+        reach = field.reach + 2 * abs(field.stride - 1)
+        field = Field(field.stride, (-reach, -reach), (reach, reach), field.axes)
+    return field.window(before, [last - first for first, last in zip(before, lost, strict=True)])
 
 
 def _pooled(call: Call) -> Field:
@@ -256,8 +267,8 @@ def _pooled(call: Call) -> Field:
     step, dilation = _pair(a["stride"] or a["kernel_size"]), _pair(a.get("dilation", 1))
     if step[0] != step[1] or call.field.axes != (2, 3):
         raise NotLocalError
-    reaches = [d * (k - 1) - p for d, k, p in zip(dilation, size, pad, strict=True)]
-    return call.field.window(max(pad), max(reaches), step[0])
+    after = [d * (k - 1) - p for d, k, p in zip(dilation, size, pad, strict=True)]
+    return call.field.window(pad, after, step[0])
 
 
 def _pair(value: Any) -> list[int]:
@@ -270,13 +281,16 @@ def _shuffled(call: Call) -> Field:
         raise NotLocalError
     if "upscale_factor" in call.arguments:
         factor = int(call.arguments["upscale_factor"])
-        return call.field.window(Fraction(factor - 1, factor), 0, Fraction(1, factor))
+        return call.field.window([Fraction(factor - 1, factor)] * 2, (0, 0), Fraction(1, factor))
     factor = int(call.arguments["downscale_factor"])
-    return call.field.window(0, factor - 1, factor)
+    return call.field.window((0, 0), [factor - 1] * 2, factor)
 
 
-def _resized(taps: int) -> Rule:
-    """Interpolation by `taps` neighbours on either side; 0 takes the pixel itself."""
+def _resized(first: int, last: int, centre: Callable[[Fraction], Fraction]) -> Rule:
+    """Interpolation between neighbours `first` to `last` of the pixel below a place.
+
+    Pixel j of the result lies at j / factor + centre(factor) in the source.
+    """
 
     def rule(call: Call) -> Field:
         a = call.arguments
@@ -291,12 +305,22 @@ def _resized(taps: int) -> Rule:
         factor = factors[0]
         if factor is None or factor != factors[1]:
             raise NotLocalError("resizes by a factor that depends on the image's size")
-        if taps == 0:
-            return call.field.window(max(Fraction(0), 1 - 1 / factor), 0, 1 / factor)
-        centre = (1 / factor - 1) / 2  # where pixel 0 of the result lies in the source
-        return call.field.window(taps - centre, taps + centre, 1 / factor)
+        shift = centre(factor)
+        above = [(j / factor + shift) % 1 for j in range(factor.numerator)]
+        before, after = max(above) - first - shift, last - min(above) + shift
+        return call.field.window([before] * 2, [after] * 2, 1 / factor)
 
     return rule
+
+
+def _middle(factor: Fraction) -> Fraction:
+    """Pixels are points at their middles."""
+    return (1 / factor - 1) / 2
+
+
+def _exact(factor: Fraction) -> Fraction:
+    """The pixel that holds the middle of the result's."""
+    return 1 / factor / 2
 
 
 # Values that are the same at every place, if the network's own weights and literals fill them.
@@ -339,6 +363,7 @@ _TARGETS: dict[Rule, tuple[Any, ...]] = {
         aten.flatten.using_ints, aten.unflatten.int, aten.squeeze.dim, aten.squeeze.dims,
         aten.squeeze.default, aten.unsqueeze.default,
     ),
+    _stacked: (aten.stack.default,),
     _joined: (aten.cat.default, aten.slice_scatter.default, aten.select_scatter.default),
     _cut: (aten.slice.Tensor,),
     _repeated: (aten.expand.default, aten.repeat.default),
@@ -350,11 +375,13 @@ _TARGETS: dict[Rule, tuple[Any, ...]] = {
         aten.max_pool2d.default, aten.max_pool2d_with_indices.default, aten.avg_pool2d.default,
     ),
     _shuffled: (aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
-    _resized(0): (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default),
-    _resized(1): (
-        aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default,
+    _resized(0, 0, lambda _: Fraction(0)): (
+        aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default,
+    ),
+    _resized(0, 0, _exact): (
         aten._upsample_nearest_exact2d.vec, aten._upsample_nearest_exact2d.default,
     ),
-    _resized(2): (aten.upsample_bicubic2d.vec, aten.upsample_bicubic2d.default),
+    _resized(0, 1, _middle): (aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default),
+    _resized(-1, 2, _middle): (aten.upsample_bicubic2d.vec, aten.upsample_bicubic2d.default),
 }  # fmt: skip
 RULES: dict[Any, Rule] = {target: rule for rule, targets in _TARGETS.items() for target in targets}

@@ -34,6 +34,7 @@ def test_kernel_names_say_pattern_and_isa():
     assert target.kernel(layer, HALF) == f"f32.nm-2:4.{native.isa()}"
 
 
+@pytest.mark.real_times
 @pytest.mark.parametrize("pattern", [DENSE, HALF, Pattern.parse("8x2:4")], ids=str)
 def test_the_real_kernel_is_timed(pattern):
     target = make_target("cpu", 1)
