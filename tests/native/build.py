@@ -30,14 +30,17 @@ def single(kind: Kind, inputs: Sequence[int], outputs: int, **more: Any) -> byte
 
 
 def check(
-    packed: bytes, inputs: Sequence[NDArray[np.float32]], expected: Any, threads: int
+    packed: bytes,
+    inputs: Sequence[NDArray[np.float32]],
+    expected: Any,
+    threads: int,
+    scale: float | None = None,
 ) -> None:
-    """Runs a program and compares with what a reference gives."""
+    """Runs a program and compares with a reference; `scale` is what errors are relative to."""
+    scale = max(np.abs(expected).max(), 1e-2) if scale is None else scale
     (found,) = NativeProgram(packed).run(inputs, threads)
     assert found.shape == expected.shape
-    np.testing.assert_allclose(
-        found, expected, rtol=0, atol=1e-5 * max(np.abs(expected).max(), 1e-2)
-    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
 
 
 def noise(*shape: int) -> NDArray[np.float32]:

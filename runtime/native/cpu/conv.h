@@ -34,19 +34,26 @@ struct Part {
     Aligned<float> weights;
 };
 
+// How a convolution is computed: which kernel, and what its weights look like.
+enum class Method { sparse, dense, winograd };
+
 struct Conv {
     int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x;
     int pad_left, pad_right, pad_top, pad_bottom;
     int groups, inputs, outputs;  // channels of one group
     int block;                    // input channels whose packed tiles fit L1
-    bool sparse;
+    Method method;
+    int tile_rows, tile_columns;  // outputs of a full tile; rows in parallel come in tiles
     std::vector<Part> parts;
     std::vector<uint32_t> tap_offsets;
     std::vector<Line> rows, columns;  // all that a full tile packs
     int pitch = 0;                    // vectors of a packed row
     ptrdiff_t tile_channel = 0;       // floats
 
-    size_t tile_floats() const { return static_cast<size_t>(tile_channel) * static_cast<size_t>(inputs); }
+    // What is packed of a tile before it is computed; Winograd's kernel packs one channel at a time.
+    size_t tile_floats() const {
+        return static_cast<size_t>(tile_channel) * static_cast<size_t>(method == Method::winograd ? 1 : inputs);
+    }
 };
 
 // Everything but the weights; the record has been checked.
@@ -81,8 +88,8 @@ struct ConvRun {
     Epilogue epilogue;
 };
 
-// Computes output rows first_pair * kTileRows and on, up to stop_pair; `scratch` as conv_scratch says.
-void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* scratch);
+// Computes the tiles from row first * tile_rows up to stop * tile_rows; `scratch` as conv_scratch says.
+void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch);
 
 // Floats of scratch memory that one thread needs.
 size_t conv_scratch(const Conv& conv, const Kernels& kernels);

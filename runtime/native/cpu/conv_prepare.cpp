@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "conv.h"
+#include "winograd_weights.h"
 
 namespace nmk {
 
@@ -37,6 +38,22 @@ long cache_size(int name, long otherwise) {
     return reported > 0 ? reported : otherwise;
 }
 
+// Winograd's kernel where it can compute the convolution and its transforms pay.
+//
+// A tile's transformed inputs are read once for every WG outputs, so that they must stay in L2.
+void set_method(Conv& conv, bool sparse, const Kernels& kernels) {
+    static const long level2 = cache_size(_SC_LEVEL2_CACHE_SIZE, 262144);
+    conv.method = sparse ? Method::sparse : Method::dense;
+    conv.tile_rows = kTileRows, conv.tile_columns = kTileColumns;
+    const bool fits = conv.kernel_y == 3 && conv.kernel_x == 3 && conv.stride_y == 1 &&
+                      conv.stride_x == 1 && conv.dilation_y == 1 && conv.dilation_x == 1;
+    if (sparse || !fits || !winograd_pays(conv.inputs, conv.outputs, kernels)) return;
+    conv.method = Method::winograd;
+    const long block = static_cast<long>(kWinogradSide * kWinogradSide * conv.inputs * kernels.lanes) * 4;
+    const auto blocks = static_cast<int>(std::clamp<long>(level2 / 2 / block, 1, kWinogradBlocks));
+    conv.tile_rows = kWinogradBlock, conv.tile_columns = blocks * kWinogradBlock;
+}
+
 // Input channels whose packed tiles fill the cache that a kernel streams them from.
 //
 // L1 for sparse kernels, which load as much as they compute. Measured on Zen 4: half of L1 (more
@@ -45,7 +62,7 @@ long cache_size(int name, long otherwise) {
 int block_of(const Conv& conv, const Kernels& kernels) {
     static const long level1 = cache_size(_SC_LEVEL1_DCACHE_SIZE, 32768);
     static const long level2 = cache_size(_SC_LEVEL2_CACHE_SIZE, 262144);
-    const bool reuses = !conv.sparse && kernels.dense_group >= 4;
+    const bool reuses = conv.method == Method::dense && kernels.dense_group >= 4;
     const size_t channel =
         conv.rows.size() * conv.columns.size() * static_cast<size_t>(kernels.lanes) * sizeof(float);
     const long fitting = (reuses ? level2 / 2 : level1) / static_cast<long>(channel);
@@ -98,12 +115,12 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Ker
     conv.pad_left = p[kPadLeft], conv.pad_right = p[kPadRight];
     conv.pad_top = p[kPadTop], conv.pad_bottom = p[kPadBottom];
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
-    conv.sparse = p[kFamily] == static_cast<int32_t>(Family::sparse);
+    set_method(conv, p[kFamily] == static_cast<int32_t>(Family::sparse), kernels);
 
-    const int tall = phase_length(conv.kernel_y, conv.stride_y, conv.dilation_y, kTileRows);
-    const int wide = phase_length(conv.kernel_x, conv.stride_x, conv.dilation_x, kTileColumns);
-    conv.rows = used_lines(conv.kernel_y, conv.stride_y, conv.dilation_y, kTileRows, tall);
-    conv.columns = used_lines(conv.kernel_x, conv.stride_x, conv.dilation_x, kTileColumns, wide);
+    const int tall = phase_length(conv.kernel_y, conv.stride_y, conv.dilation_y, conv.tile_rows);
+    const int wide = phase_length(conv.kernel_x, conv.stride_x, conv.dilation_x, conv.tile_columns);
+    conv.rows = used_lines(conv.kernel_y, conv.stride_y, conv.dilation_y, conv.tile_rows, tall);
+    conv.columns = used_lines(conv.kernel_x, conv.stride_x, conv.dilation_x, conv.tile_columns, wide);
     conv.pitch = conv.stride_x * wide;
     conv.tile_channel = static_cast<ptrdiff_t>(conv.stride_y * tall) * conv.pitch * kernels.lanes;
     for (int y = 0; y < conv.kernel_y; ++y) {
@@ -125,10 +142,10 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
     for (int group = 0; group < conv.groups; ++group) {
         Part part;
         const float* own = weights.data() + group * size;
-        if (conv.sparse) {
-            set_sparse(conv, part, own, conv.block);
-        } else {
-            set_dense(conv, part, own, kernels.dense_group);
+        switch (conv.method) {
+            case Method::sparse: set_sparse(conv, part, own, conv.block); break;
+            case Method::dense: set_dense(conv, part, own, kernels.dense_group); break;
+            case Method::winograd: set_winograd(conv, part.weights, own, kernels.winograd_group); break;
         }
         conv.parts.push_back(std::move(part));
     }

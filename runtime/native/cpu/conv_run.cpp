@@ -54,7 +54,7 @@ Run column_run(const Conv& conv, const View& in, const View& out, int64_t shift,
 void look_ahead(const ConvRun& run, const Part& part, int64_t y, int group, int64_t tile, TileJob& job) {
     const Conv& conv = *run.conv;
     const int64_t last = y * conv.stride_y - conv.pad_top + conv.rows.back().input;
-    const int64_t first = last + 1, stop = first + kTileRows * conv.stride_y;
+    const int64_t first = last + 1, stop = first + conv.tile_rows * conv.stride_y;
     job.ahead_lines = 0;
     if (first < 0 || stop > run.input.height || run.input.row == 0) return;
     const int64_t shares = static_cast<int64_t>(run.plan->tiles.size()) * conv.groups;
@@ -71,18 +71,67 @@ bool continues(const Run& last, const Run& next, int lanes) {
            next.source == last.source + static_cast<ptrdiff_t>(last.count) * lanes;
 }
 
+// What one thread needs besides images; pointers into `from`, which may be null to learn the size.
+struct Scratch {
+    float *tile, *partial, *spots, *products;
+    ptrdiff_t* source_rows;
+    int* tile_rows;
+    ptrdiff_t spot_step;
+    size_t floats;
+};
+
+Scratch scratch_parts(const Conv& conv, const Kernels& kernels, float* from) {
+    const auto lanes = static_cast<size_t>(kernels.lanes);
+    const bool winograd = conv.method == Method::winograd;
+    const size_t blocks = static_cast<size_t>(conv.tile_columns) / kWinogradBlock;
+    constexpr size_t spots = kWinogradSide * kWinogradSide;
+    Scratch parts{};
+    const auto take = [&](size_t floats) {
+        float* at = from == nullptr ? nullptr : from + parts.floats;
+        parts.floats += (floats + 15) / 16 * 16;
+        return at;
+    };
+    parts.tile = take(conv.tile_floats());
+    const size_t partial = winograd ? size_t{kWinogradBlock} * kWinogradBlock * blocks
+                                    : size_t{kOutputBlock} * kTileRows * kTileColumns;
+    parts.partial = take(partial * lanes);
+    parts.source_rows = reinterpret_cast<ptrdiff_t*>(take(2 * conv.rows.size()));
+    parts.tile_rows = reinterpret_cast<int*>(take(conv.rows.size()));
+    if (winograd) {
+        // One vector more than needed: steps of a multiple of 4 KiB would all fall into one L1 set.
+        parts.spot_step = static_cast<ptrdiff_t>((static_cast<size_t>(conv.inputs) * blocks + 1) * lanes);
+        parts.spots = take(spots * static_cast<size_t>(parts.spot_step));
+        parts.products = take(spots * blocks * static_cast<size_t>(kernels.winograd_group) * lanes);
+    }
+    return parts;
+}
+
+void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, const PackJob& pack,
+             const TileJob& job) {
+    if (conv.method == Method::winograd) {
+        kernels.conv_winograd({pack, job, parts.spots, parts.spot_step, parts.products});
+        return;
+    }
+    kernels.pack(pack);
+    (conv.method == Method::sparse ? kernels.conv_nm : kernels.conv_dense)(job);
+}
+
 }  // namespace
 
 ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, const View& output) {
     ConvPlan plan;
-    const int64_t tiles = (output.strip + kTileColumns - 1) / kTileColumns;
+    // As even as possible: a narrow last tile would spend its time on broadcasts.
+    const int64_t unit = conv.method == Method::winograd ? kWinogradBlock : 1;
+    const int64_t units = (output.strip + unit - 1) / unit;
+    const int64_t tiles = (units * unit + conv.tile_columns - 1) / conv.tile_columns;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-        // As even as possible: a narrow last tile would spend its time on broadcasts.
-        const int64_t first = tile * output.strip / tiles, stop = (tile + 1) * output.strip / tiles;
+        const int64_t first = tile * units / tiles * unit;
+        const int64_t stop = std::min((tile + 1) * units / tiles * unit, output.strip);
         ColumnTile made{first, static_cast<int>(stop - first), {}};
+        const auto packed = static_cast<int>((stop - first + unit - 1) / unit * unit);
         const int wide = conv.pitch / conv.stride_x;
         for (const Line& line : conv.columns) {
-            if (line.packed % wide >= wide - kTileColumns + made.columns) continue;
+            if (line.packed % wide >= wide - conv.tile_columns + packed) continue;
             const int64_t shift = first * conv.stride_x - conv.pad_left + line.input;
             Run run = column_run(conv, input, output, shift, kernels.lanes, plan.lanes);
             run.target = line.packed;
@@ -98,44 +147,38 @@ ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, 
 }
 
 size_t conv_scratch(const Conv& conv, const Kernels& kernels) {
-    const auto partial = static_cast<size_t>(kOutputBlock * kTileRows * kTileColumns * kernels.lanes);
-    const size_t rows = conv.rows.size() * (sizeof(ptrdiff_t) + sizeof(int)) / sizeof(float) + 4;
-    return conv.tile_floats() + partial + (rows + 15) / 16 * 16;
+    return scratch_parts(conv, kernels, nullptr).floats;
 }
 
-void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* scratch) {
+void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
     const Conv& conv = *run.conv;
     const int lanes = run.kernels->lanes;
-    float* const tile = scratch;
-    float* const partial = tile + conv.tile_floats();
-    auto* const source_rows = reinterpret_cast<ptrdiff_t*>(
-        partial + kOutputBlock * kTileRows * kTileColumns * lanes);
-    auto* const tile_rows = reinterpret_cast<int*>(source_rows + conv.rows.size());
+    const Scratch parts = scratch_parts(conv, *run.kernels, scratch);
     const auto row_count = static_cast<int>(conv.rows.size());
 
     PackJob pack{};
-    pack.tile = tile, pack.tile_channel = conv.tile_channel, pack.channels = conv.inputs;
+    pack.tile = parts.tile, pack.tile_channel = conv.tile_channel, pack.channels = conv.inputs;
     pack.source_channel = run.input.plane;
-    pack.source_rows = source_rows, pack.tile_rows = tile_rows, pack.row_count = row_count;
+    pack.source_rows = parts.source_rows, pack.tile_rows = parts.tile_rows, pack.row_count = row_count;
     pack.row_floats = conv.pitch * lanes;
 
     TileJob job{};
-    job.tile = tile, job.row_step = conv.pitch * lanes, job.partial = partial;
+    job.tile = parts.tile, job.row_step = conv.pitch * lanes, job.partial = parts.partial;
     job.block = conv.block;
     job.outputs = conv.outputs, job.channels = conv.inputs, job.tile_channel = conv.tile_channel;
     job.tap_offsets = conv.tap_offsets.data(), job.tap_count = static_cast<int>(conv.tap_offsets.size());
     job.output_channel = run.output.plane, job.output_row = run.output.row;
     job.residual_channel = run.residual.plane, job.residual_row = run.residual.row;
 
-    for (int64_t pair = first_pair; pair < stop_pair; ++pair) {
-        const int64_t y = pair * kTileRows;
-        job.rows = static_cast<int>(std::min<int64_t>(kTileRows, run.output.height - y));
+    for (int64_t tile = first; tile < stop; ++tile) {
+        const int64_t y = tile * conv.tile_rows;
+        job.rows = static_cast<int>(std::min<int64_t>(conv.tile_rows, run.output.height - y));
         for (int i = 0; i < row_count; ++i) {
             const Line& line = conv.rows[static_cast<size_t>(i)];
             const int64_t from = y * conv.stride_y - conv.pad_top + line.input;
             const bool inside = from >= 0 && from < run.input.height;
-            source_rows[i] = inside ? from * run.input.row : -1;
-            tile_rows[i] = line.packed * conv.pitch * lanes;
+            parts.source_rows[i] = inside ? from * run.input.row : -1;
+            parts.tile_rows[i] = line.packed * conv.pitch * lanes;
         }
         for (int group = 0; group < conv.groups; ++group) {
             const Part& part = conv.parts[static_cast<size_t>(group)];
@@ -150,7 +193,6 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
             for (const ColumnTile& columns : run.plan->tiles) {
                 pack.runs = columns.runs.data();
                 pack.run_count = static_cast<int>(columns.runs.size());
-                run.kernels->pack(pack);
                 const ptrdiff_t at = columns.first * lanes;
                 look_ahead(run, part, y, group, &columns - run.plan->tiles.data(), job);
                 job.columns = columns.columns;
@@ -159,7 +201,7 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
                                    ? nullptr
                                    : run.residual.data + channel * run.residual.plane +
                                          y * run.residual.row + at;
-                (conv.sparse ? run.kernels->conv_nm : run.kernels->conv_dense)(job);
+                compute(*run.kernels, conv, parts, pack, job);
             }
         }
     }

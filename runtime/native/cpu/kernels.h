@@ -13,6 +13,9 @@ namespace nmk {
 
 constexpr int kTileRows = 2;     // rows of a tile
 constexpr int kTileColumns = 6;  // most positions of a tile: 12 accumulators, 12 independent FMAs
+// Winograd's F(4x4, 3x3): blocks of 4 x 4 outputs from 6 x 6 inputs, and its points 0, +-near, +-far.
+constexpr int kWinogradBlock = 4, kWinogradSide = 6, kWinogradBlocks = 3;
+constexpr float kWinogradNear = 0.625f, kWinogradFar = 1.5f;
 constexpr int kOutputBlock = 16; // output channels whose accumulators stay in L1 together
 
 // One non-zero weight: its value, and where its input stands in the packed tile (in floats).
@@ -61,7 +64,7 @@ struct TileJob {
     const float* tile;
     ptrdiff_t row_step;  // floats from one output row's inputs to the next one's, in the tile
     int columns;
-    int rows;  // 1 or 2 rows to store
+    int rows;  // to store, at most those of a tile
     int outputs, channels;
     // sparse: taps in the order (block of outputs, block of inputs, output)
     const Tap* taps;
@@ -85,6 +88,15 @@ struct TileJob {
     ptrdiff_t residual_channel, residual_row;
 };
 
+// A tile of 4 rows and up to kWinogradBlocks blocks; its inputs are packed a channel at a time.
+struct WinogradJob {
+    PackJob pack;
+    TileJob tile;        // weights [outputs / WG][36][channels][WG]; partial 4 x 12 vectors
+    float* spots;        // [36][channels][blocks] vectors, spot_step floats from one to the next
+    ptrdiff_t spot_step;
+    float* products;     // [WG][blocks][36] vectors
+};
+
 struct PointwiseJob {
     int mode;  // Pointwise
     const float* x;
@@ -100,9 +112,11 @@ struct Kernels {
     const char* name;
     int lanes;
     int dense_group;  // G: output channels that a dense kernel computes together
+    int winograd_group;  // WG: the same of the Winograd kernel
     void (*pack)(const PackJob&);
     void (*conv_nm)(const TileJob&);
     void (*conv_dense)(const TileJob&);
+    void (*conv_winograd)(const WinogradJob&);
     void (*pointwise)(const PointwiseJob&);
     // Sums of x and of (x - centre)^2 over rows of `count` floats, under a mask of one row.
     void (*moments)(const float* x, const uint32_t* mask, ptrdiff_t count, float centre, double* sum,

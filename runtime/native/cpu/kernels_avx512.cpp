@@ -1,15 +1,25 @@
 // family.h -> the kernels named avx512, compiled with that ISA's own flags.
 #define NMK_LANES 16
 #define NMK_GROUP 4
+#define NMK_WINOGRAD_GROUP 8
 #define NMK_SPACE avx512
 
 #include "family.h"
+#include "winograd.h"
 
 namespace nmk {
 
 const Kernels kAvx512Kernels = {
-    "avx512",           NMK_LANES,           NMK_GROUP,           NMK_SPACE::pack,
-    NMK_SPACE::conv_nm, NMK_SPACE::conv_dense, NMK_SPACE::pointwise, NMK_SPACE::moments,
+    "avx512",
+    NMK_LANES,
+    NMK_GROUP,
+    NMK_WINOGRAD_GROUP,
+    NMK_SPACE::pack,
+    NMK_SPACE::conv_nm,
+    NMK_SPACE::conv_dense,
+    NMK_SPACE::conv_winograd,
+    NMK_SPACE::pointwise,
+    NMK_SPACE::moments,
 };
 
 }  // namespace nmk

@@ -85,8 +85,8 @@ private:
                                 record.params[kResidual]};
         const ConvRun run{operation.conv.get(), &plan, program_.kernels, in, out,
                           view(record.inputs[1]), epilogue};
-        const int64_t pairs = (out.height + kTileRows - 1) / kTileRows;
-        work_.pool.each(pairs, [&](int64_t first, int64_t stop, int thread) {
+        const int64_t rows = operation.conv->tile_rows, tiles = (out.height + rows - 1) / rows;
+        work_.pool.each(tiles, [&](int64_t first, int64_t stop, int thread) {
             run_conv(run, first, stop, work_.scratch(thread));
         });
     }
