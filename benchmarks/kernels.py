@@ -27,6 +27,7 @@ from nmcompile.runtime.executor import OrtExecutor, available_cores
 from nmcompile.runtime.native.blob import (
     Activation,
     ConvShape,
+    Family,
     Kind,
     Operation,
     Value,
@@ -49,21 +50,25 @@ def weights(pattern: Pattern) -> list[Image]:
     chain = []
     for _ in range(CHAIN):
         weight = random.standard_normal(shape).astype(np.float32)
-        for start, size, kept in pattern.group_sizes(CHANNELS):
-            group = weight[:, start : start + size]
-            group[np.abs(group).argsort(1).argsort(1) < size - kept] = 0.0
+        for first in range(0, CHANNELS, pattern.v):
+            for start, size, kept in pattern.group_sizes(CHANNELS):
+                group = weight[first : first + pattern.v, start : start + size]
+                ranks = np.square(group).sum(0).argsort(0).argsort(0)
+                group[:, ranks < size - kept] = 0.0
         chain.append(weight / np.float32(np.sqrt((weight**2).sum((1, 2, 3)).mean() / 2)))
     return chain
 
 
 def ours(pattern: Pattern, isa: str, x: Image, threads: int) -> Callable[[], Image]:
     """The native program of the chain, for one family of kernels."""
-    sparse = not pattern.is_dense
-    params = ConvShape((3, 3), padding=(1, 1, 1, 1)).params(sparse=sparse)
+    shared = Family.SHARED if pattern.v > 1 else Family.SPARSE
+    family = Family.DENSE if pattern.is_dense else shared
+    bf16 = family is not Family.SPARSE and "bf16" in isa or isa == "amx"
+    params = ConvShape((3, 3), padding=(1, 1, 1, 1)).params(family=family, bf16=bf16)
     steps = [
         Operation(
             Kind.CONV2D, (0 if i == 0 else 1 + (i - 1) % 2,), 1 + i % 2, params,
-            data=conv_data(weight, np.zeros(CHANNELS, np.float32), sparse),
+            data=conv_data(weight, np.zeros(CHANNELS, np.float32), not pattern.is_dense),
             activation=Activation.RELU,
         )
         for i, weight in enumerate(weights(pattern))
@@ -117,7 +122,7 @@ def contenders(args: argparse.Namespace, folder: Path, x: Image) -> dict[str, Ca
         runs["openvino default"] = openvino(path, x, args.threads, "")
     for isa in args.isa:
         for text in args.patterns:
-            runs[f"f32.{text}.{isa}"] = ours(Pattern.parse(text), isa, x, args.threads)
+            runs[f"{text}.{isa}"] = ours(Pattern.parse(text), isa, x, args.threads)
     return runs
 
 
@@ -154,7 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--isa", nargs="+", default=[native.isa()])
-    parser.add_argument("--patterns", nargs="+", default=["dense", "3:4", "2:4", "1:4", "1:8"])
+    parser.add_argument("--patterns", nargs="+", default=["dense", "2:4", "1:4", "1:8", "64x2:4", "64x1:4"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -15,6 +15,7 @@ from nmcompile.program import Program
 from nmcompile.runtime.native.blob import (
     Activation,
     ConvShape,
+    Family,
     Kind,
     Pointwise,
     Residual,
@@ -122,8 +123,8 @@ class Lowering:
         shape = ConvShape(kernel, conv.stride, conv.dilation, conv.padding, conv.groups)
         source = self.tensor(conv.source)
         step = Step(
-            Kind.CONV2D, [source], Tensor(int(weight.shape[0])), shape.params(sparse=sparse),
-            conv_data(weight.numpy(), bias, sparse),
+            Kind.CONV2D, [source], Tensor(int(weight.shape[0])), shape.params(family=family),
+            conv_data(weight.numpy(), bias, family is not Family.DENSE),
         )  # fmt: skip
         self.add(node, step)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAGIC = 0x504B4D4E
-_VERSION = 1
+_VERSION = 2
 _NONE = 0xFFFFFFFF
 _HEADER = struct.Struct("<IIQIIIIII")
 _VALUE = struct.Struct("<III")
@@ -63,6 +63,14 @@ class Residual(enum.IntEnum):
     NONE = 0
     BEFORE_ACTIVATION = 1
     AFTER_ACTIVATION = 2
+
+
+class Family(enum.IntEnum):
+    """Which weights a convolution keeps: all, any, or those that outputs side by side share."""
+
+    DENSE = 0
+    SPARSE = 1
+    SHARED = 2
 
 
 @dataclass(frozen=True)
@@ -148,11 +156,16 @@ class ConvShape:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
 
-    def params(self, residual: Residual = Residual.NONE, sparse: bool = False) -> tuple[int, ...]:
-        """As an operation's params."""
+    def params(
+        self,
+        residual: Residual = Residual.NONE,
+        family: Family = Family.DENSE,
+        bf16: bool = False,
+    ) -> tuple[int, ...]:
+        """As an operation's params; `bf16` allows kernels that round to it."""
         return (
             *self.kernel, *self.stride, *self.dilation, *self.padding, self.groups,
-            int(residual), int(sparse),
+            int(residual), int(family), int(bf16),
         )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def _everything() -> bytes:
         Value(8, 0, 4), Value(0, 1, 1),
     ]  # fmt: skip
     operations = [
-        Operation(Kind.CONV2D, (0,), 1, shape.params(sparse=True),
+        Operation(Kind.CONV2D, (0,), 1, shape.params(family=Family.SPARSE),
                   data=conv_data(weight, noise(4), True), activation=Activation.RELU),
         Operation(Kind.CONV2D, (0, 1), 2, shape.params(Residual.BEFORE_ACTIVATION),
                   data=conv_data(weight, noise(4), False, noise(4)), activation=Activation.PRELU),

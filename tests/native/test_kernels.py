@@ -9,6 +9,7 @@ from nmcompile.runtime import native
 from nmcompile.runtime.native.blob import (
     Activation,
     ConvShape,
+    Family,
     Kind,
     Pointwise,
     Residual,
@@ -34,9 +35,9 @@ def _conv(pattern, inputs, outputs, shape, size, threads=1, **more):
     per_group = inputs // shape.groups
     weight, bias = pruned(pattern, (outputs, per_group, *shape.kernel)), noise(outputs)
     x = noise(2, inputs, *size)
-    sparse = not pattern.is_dense
-    data = conv_data(weight, bias, sparse)
-    packed = single(Kind.CONV2D, [inputs], outputs, params=shape.params(sparse=sparse), data=data)
+    family = Family.DENSE if pattern.is_dense else Family.SPARSE
+    data = conv_data(weight, bias, family is not Family.DENSE)
+    packed = single(Kind.CONV2D, [inputs], outputs, params=shape.params(family=family), data=data)
     expected = reference.conv2d(x.astype(float), weight.astype(float), bias.astype(float), shape)
     check(packed, [x], expected, threads)
 

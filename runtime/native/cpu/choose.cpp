@@ -1,5 +1,8 @@
 // CPU features and the variable NMK_ISA -> the family of kernels that programs are loaded for.
 
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -10,6 +13,8 @@ namespace nmk {
 
 namespace {
 
+constexpr uint64_t kAvx512 = NMK_AVX512F | NMK_AVX512BW | NMK_AVX512VL | NMK_AVX2 | NMK_FMA;
+
 struct Choice {
     const Kernels* kernels;
     uint64_t needed;
@@ -17,11 +22,30 @@ struct Choice {
 
 const Choice kChoices[] = {
 #ifdef NMK_X86_KERNELS
-    {&kAvx512Kernels, NMK_AVX512F | NMK_AVX512BW | NMK_AVX512VL | NMK_AVX2 | NMK_FMA},
+    {&kAmxKernels, kAvx512 | NMK_AVX512_BF16 | NMK_AMX_TILE | NMK_AMX_BF16},
+    {&kAvx512Bf16Kernels, kAvx512 | NMK_AVX512_BF16},
+    {&kAvx512Kernels, kAvx512},
     {&kAvx2Kernels, NMK_AVX2 | NMK_FMA},
 #endif
     {&kPortableKernels, 0},
+    {&kTilesKernels, 0},
 };
+
+// Whether this process may use tiles: Linux grants them on request.
+bool tiles_granted() {
+#if defined(__linux__) && defined(__x86_64__)
+    constexpr long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+    static const bool granted = syscall(SYS_arch_prctl, request, tile_data) == 0;
+    return granted;
+#else
+    return false;
+#endif
+}
+
+bool runs_here(const Choice& choice) {
+    if ((nmk_cpu_features() & choice.needed) != choice.needed) return false;
+    return (choice.needed & NMK_AMX_TILE) == 0 || tiles_granted();
+}
 
 }  // namespace
 
@@ -30,13 +54,13 @@ const Kernels* choose_kernels(const char** why_not) {
     const bool any = wanted == nullptr || *wanted == '\0';
     for (const Choice& choice : kChoices) {
         if (!any && std::strcmp(wanted, choice.kernels->name) != 0) continue;
-        if ((nmk_cpu_features() & choice.needed) == choice.needed) return choice.kernels;
+        if (runs_here(choice)) return choice.kernels;
         if (!any) {
             *why_not = "this processor lacks the instruction set that NMK_ISA names; unset NMK_ISA";
             return nullptr;
         }
     }
-    *why_not = "NMK_ISA is none of avx512, avx2, portable; unset it";
+    *why_not = "NMK_ISA is none of amx, avx512_bf16, avx512, avx2, portable; unset it";
     return nullptr;
 }
 

@@ -26,16 +26,26 @@ struct Line {
     int packed, input;
 };
 
+// Outputs that keep the same inputs, and how they are computed in pairs.
+struct PairBlock {
+    int first, outputs;
+    std::vector<Pick> picks;  // empty where the tile serves as it is packed
+    std::vector<uint32_t> offsets;
+    ptrdiff_t pair_step;
+    Aligned<uint32_t> words;
+};
+
 // The weights of one group of a convolution.
 struct Part {
     std::vector<Tap> taps;
     std::vector<uint32_t> counts;
     int input_blocks = 1;
     Aligned<float> weights;
+    std::vector<PairBlock> blocks;
 };
 
 // How a convolution is computed: which kernel, and what its weights look like.
-enum class Method { sparse, dense, winograd };
+enum class Method { sparse, dense, winograd, pairs };
 
 struct Conv {
     int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x;
@@ -50,9 +60,12 @@ struct Conv {
     int pitch = 0;                    // vectors of a packed row
     ptrdiff_t tile_channel = 0;       // floats
 
-    // What is packed of a tile before it is computed; Winograd's kernel packs one channel at a time.
+    int packed_channels = 0;          // of a tile: Winograd's kernel packs one at a time, others all
+    int pair_padding = 0;             // of those, zeros that fill a tile of AMX
+    size_t most_picks = 0;
+
     size_t tile_floats() const {
-        return static_cast<size_t>(tile_channel) * static_cast<size_t>(method == Method::winograd ? 1 : inputs);
+        return static_cast<size_t>(tile_channel) * static_cast<size_t>(packed_channels);
     }
 };
 

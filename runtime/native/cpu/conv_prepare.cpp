@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "conv.h"
+#include "pair_weights.h"
 #include "winograd_weights.h"
 
 namespace nmk {
@@ -38,17 +39,30 @@ long cache_size(int name, long otherwise) {
     return reported > 0 ? reported : otherwise;
 }
 
-// Winograd's kernel where it can compute the convolution and its transforms pay.
-//
-// A tile's transformed inputs are read once for every WG outputs, so that they must stay in L2.
-void set_method(Conv& conv, bool sparse, const Kernels& kernels) {
-    static const long level2 = cache_size(_SC_LEVEL2_CACHE_SIZE, 262144);
-    conv.method = sparse ? Method::sparse : Method::dense;
-    conv.tile_rows = kTileRows, conv.tile_columns = kTileColumns;
+// The fastest kernel for what the record allows. Tiles of AMX beat everything; a dot product of two
+// halves the direct sum, Winograd's products are a quarter of it.
+Method best_method(const Conv& conv, Family family, bool bf16, const Kernels& kernels) {
+    const bool pairs = bf16 && kernels.pair_layout != PairLayout::none && family != Family::sparse;
+    if (family != Family::dense) return pairs ? Method::pairs : Method::sparse;
     const bool fits = conv.kernel_y == 3 && conv.kernel_x == 3 && conv.stride_y == 1 &&
                       conv.stride_x == 1 && conv.dilation_y == 1 && conv.dilation_x == 1;
-    if (sparse || !fits || !winograd_pays(conv.inputs, conv.outputs, kernels)) return;
-    conv.method = Method::winograd;
+    if (pairs && kernels.pair_layout == PairLayout::tiles) return Method::pairs;
+    if (fits && winograd_pays(conv.inputs, conv.outputs, kernels)) return Method::winograd;
+    return pairs ? Method::pairs : Method::dense;
+}
+
+// Winograd's transformed inputs of a tile are read once for every WG outputs: they must stay in L2.
+void set_tile(Conv& conv, const Kernels& kernels) {
+    static const long level2 = cache_size(_SC_LEVEL2_CACHE_SIZE, 262144);
+    conv.tile_rows = kTileRows, conv.tile_columns = kTileColumns;
+    conv.packed_channels = conv.inputs;
+    if (conv.method == Method::pairs) {
+        const int pairs = (conv.inputs + 1) / 2;
+        conv.pair_padding = kernels.pair_layout == PairLayout::tiles ? -pairs & 15 : 0;
+        conv.packed_channels = pairs + conv.pair_padding;
+    }
+    if (conv.method != Method::winograd) return;
+    conv.packed_channels = 1;
     const long block = static_cast<long>(kWinogradSide * kWinogradSide * conv.inputs * kernels.lanes) * 4;
     const auto blocks = static_cast<int>(std::clamp<long>(level2 / 2 / block, 1, kWinogradBlocks));
     conv.tile_rows = kWinogradBlock, conv.tile_columns = blocks * kWinogradBlock;
@@ -115,7 +129,9 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Ker
     conv.pad_left = p[kPadLeft], conv.pad_right = p[kPadRight];
     conv.pad_top = p[kPadTop], conv.pad_bottom = p[kPadBottom];
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
-    set_method(conv, p[kFamily] == static_cast<int32_t>(Family::sparse), kernels);
+    const bool bf16 = p[kPrecision] == static_cast<int32_t>(Precision::bf16);
+    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, kernels);
+    set_tile(conv, kernels);
 
     const int tall = phase_length(conv.kernel_y, conv.stride_y, conv.dilation_y, conv.tile_rows);
     const int wide = phase_length(conv.kernel_x, conv.stride_x, conv.dilation_x, conv.tile_columns);
@@ -145,7 +161,11 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
         switch (conv.method) {
             case Method::sparse: set_sparse(conv, part, own, conv.block); break;
             case Method::dense: set_dense(conv, part, own, kernels.dense_group); break;
+            case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;
             case Method::winograd: set_winograd(conv, part.weights, own, kernels.winograd_group); break;
+        }
+        for (const PairBlock& block : part.blocks) {
+            conv.most_picks = std::max(conv.most_picks, block.picks.size());
         }
         conv.parts.push_back(std::move(part));
     }

@@ -73,7 +73,7 @@ bool continues(const Run& last, const Run& next, int lanes) {
 
 // What one thread needs besides images; pointers into `from`, which may be null to learn the size.
 struct Scratch {
-    float *tile, *partial, *spots, *products;
+    float *tile, *partial, *regrouped, *spots, *products;
     ptrdiff_t* source_rows;
     int* tile_rows;
     ptrdiff_t spot_step;
@@ -93,8 +93,9 @@ Scratch scratch_parts(const Conv& conv, const Kernels& kernels, float* from) {
     };
     parts.tile = take(conv.tile_floats());
     const size_t partial = winograd ? size_t{kWinogradBlock} * kWinogradBlock * blocks
-                                    : size_t{kOutputBlock} * kTileRows * kTileColumns;
+                                    : size_t{kMostSums} * kTileRows * kTileColumns;
     parts.partial = take(partial * lanes);
+    parts.regrouped = take(conv.most_picks * kTileRows * kTileColumns * lanes);
     parts.source_rows = reinterpret_cast<ptrdiff_t*>(take(2 * conv.rows.size()));
     parts.tile_rows = reinterpret_cast<int*>(take(conv.rows.size()));
     if (winograd) {
@@ -106,14 +107,51 @@ Scratch scratch_parts(const Conv& conv, const Kernels& kernels, float* from) {
     return parts;
 }
 
-void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, const PackJob& pack,
-             const TileJob& job) {
-    if (conv.method == Method::winograd) {
-        kernels.conv_winograd({pack, job, parts.spots, parts.spot_step, parts.products});
-        return;
+void compute_pairs(const Kernels& kernels, const Scratch& parts, const Part& part, const PackJob& pack,
+                   TileJob job) {
+    kernels.pack_pairs(pack);
+    const Epilogue whole = *job.epilogue;
+    Epilogue epilogue = whole;
+    job.epilogue = &epilogue;
+    float* const output = job.output;
+    const float* const residual = job.residual;
+    const ptrdiff_t row_step = job.row_step;
+    for (const PairBlock& block : part.blocks) {
+        job.tile = parts.tile, job.row_step = row_step;
+        if (!block.picks.empty()) {
+            kernels.regroup({parts.tile, row_step, block.picks.data(),
+                             static_cast<int>(block.picks.size()), job.columns,
+                             reinterpret_cast<uint32_t*>(parts.regrouped)});
+            job.tile = parts.regrouped, job.row_step = kTileColumns * kernels.lanes;
+        }
+        if (whole.bias != nullptr) epilogue.bias = whole.bias + block.first;
+        if (whole.activation.slopes != nullptr) {
+            epilogue.activation.slopes = whole.activation.slopes + block.first;
+        }
+        job.outputs = block.outputs, job.words = block.words.get(), job.pair_step = block.pair_step;
+        job.tap_offsets = block.offsets.data(), job.tap_count = static_cast<int>(block.offsets.size());
+        job.output = output + block.first * job.output_channel;
+        job.residual = residual == nullptr ? nullptr : residual + block.first * job.residual_channel;
+        kernels.conv_pairs(job);
     }
-    kernels.pack(pack);
-    (conv.method == Method::sparse ? kernels.conv_nm : kernels.conv_dense)(job);
+}
+
+void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, const Part& part,
+             const PackJob& pack, const TileJob& job) {
+    switch (conv.method) {
+        case Method::winograd:
+            kernels.conv_winograd({pack, job, parts.spots, parts.spot_step, parts.products});
+            break;
+        case Method::pairs: compute_pairs(kernels, parts, part, pack, job); break;
+        case Method::sparse:
+            kernels.pack(pack);
+            kernels.conv_nm(job);
+            break;
+        case Method::dense:
+            kernels.pack(pack);
+            kernels.conv_dense(job);
+            break;
+    }
 }
 
 }  // namespace
@@ -160,7 +198,7 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
     pack.tile = parts.tile, pack.tile_channel = conv.tile_channel, pack.channels = conv.inputs;
     pack.source_channel = run.input.plane;
     pack.source_rows = parts.source_rows, pack.tile_rows = parts.tile_rows, pack.row_count = row_count;
-    pack.row_floats = conv.pitch * lanes;
+    pack.row_floats = conv.pitch * lanes, pack.padding = conv.pair_padding;
 
     TileJob job{};
     job.tile = parts.tile, job.row_step = conv.pitch * lanes, job.partial = parts.partial;
@@ -201,7 +239,7 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
                                    ? nullptr
                                    : run.residual.data + channel * run.residual.plane +
                                          y * run.residual.row + at;
-                compute(*run.kernels, conv, parts, pack, job);
+                compute(*run.kernels, conv, parts, part, pack, job);
             }
         }
     }

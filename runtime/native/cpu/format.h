@@ -9,7 +9,7 @@
 namespace nmk {
 
 constexpr uint32_t kMagic = 0x504b4d4e;  // "NMKP"
-constexpr uint32_t kFormatVersion = 1;
+constexpr uint32_t kFormatVersion = 2;
 constexpr uint32_t kNone = 0xffffffffu;
 
 struct HeaderRecord {
@@ -49,12 +49,14 @@ enum class Activation : uint32_t {
 // conv2d: y = alpha * act(conv(x) + bias [+ r]) [+ r]; r is the second input.
 enum ConvParam {
     kKernelY, kKernelX, kStrideY, kStrideX, kDilationY, kDilationX,
-    kPadLeft, kPadRight, kPadTop, kPadBottom, kGroups, kResidual, kFamily,
+    kPadLeft, kPadRight, kPadTop, kPadBottom, kGroups, kResidual, kFamily, kPrecision,
 };
 enum class Residual : int32_t { none, before, after };
-enum class Family : int32_t { dense, sparse };
+enum class Family : int32_t { dense, sparse, shared };
+// bf16 is a permission: kernels that gain nothing by it compute in fp32.
+enum class Precision : int32_t { f32, bf16 };
 // Dense weights are [out][in/groups][kh][kw]; sparse ones are a bit for each of those (lowest bit
-// first) and the values of the set bits.
+// first) and the values of the set bits. Shared ones are the same, many outputs keeping the same.
 enum ConvData { kWeights, kMask, kBias, kSlopes };
 
 // pointwise: y = act(...) by params[0]. A gate has one value a channel (height and width 1).

@@ -17,6 +17,7 @@ constexpr int kTileColumns = 6;  // most positions of a tile: 12 accumulators, 1
 constexpr int kWinogradBlock = 4, kWinogradSide = 6, kWinogradBlocks = 3;
 constexpr float kWinogradNear = 0.625f, kWinogradFar = 1.5f;
 constexpr int kOutputBlock = 16; // output channels whose accumulators stay in L1 together
+constexpr int kMostSums = 32;    // output channels of a tile's sums that a kernel keeps in memory
 
 // One non-zero weight: its value, and where its input stands in the packed tile (in floats).
 struct Tap {
@@ -50,6 +51,21 @@ struct PackJob {
     const int* tile_rows;          // floats from the tile channel's start
     int row_count;
     int row_floats;                // length of a packed row
+    int padding;                   // tile channels to zero behind the last (pack_pairs)
+};
+
+// Two kept input channels of a tile of pairs: where their words stand (in floats), and which halves.
+struct Pick {
+    uint32_t low, high;
+    int32_t low_shift, high_shift;  // 0 or 16
+};
+
+struct RegroupJob {
+    const float* tile;
+    ptrdiff_t row_step;
+    const Pick* picks;
+    int count, columns;
+    uint32_t* to;  // [count][kTileRows][kTileColumns] vectors
 };
 
 struct Epilogue {
@@ -81,6 +97,10 @@ struct TileJob {
     const uint32_t* tap_offsets;
     int tap_count;
     ptrdiff_t tile_channel;
+    // pairs: tap_offsets of each of tap_count steps; words [outputs / G][steps][G], or tiles of 16 x 16
+    // [outputs / 16][steps][16][16] and the floats from one pair of a step to the next
+    const uint32_t* words;
+    ptrdiff_t pair_step;
     const Epilogue* epilogue;
     float* output;
     ptrdiff_t output_channel, output_row;
@@ -108,6 +128,9 @@ struct PointwiseJob {
     float slope_of_channel;
 };
 
+// How weights of pairs are laid out: not at all (no such kernel), by G outputs, or as tiles.
+enum class PairLayout { none, groups, tiles };
+
 struct Kernels {
     const char* name;
     int lanes;
@@ -117,13 +140,18 @@ struct Kernels {
     void (*conv_nm)(const TileJob&);
     void (*conv_dense)(const TileJob&);
     void (*conv_winograd)(const WinogradJob&);
+    PairLayout pair_layout;
+    void (*pack_pairs)(const PackJob&);
+    void (*regroup)(const RegroupJob&);
+    void (*conv_pairs)(const TileJob&);
     void (*pointwise)(const PointwiseJob&);
     // Sums of x and of (x - centre)^2 over rows of `count` floats, under a mask of one row.
     void (*moments)(const float* x, const uint32_t* mask, ptrdiff_t count, float centre, double* sum,
                     double* squares);
 };
 
-extern const Kernels kAvx512Kernels, kAvx2Kernels, kPortableKernels;
+extern const Kernels kAmxKernels, kAvx512Bf16Kernels, kAvx512Kernels, kAvx2Kernels, kPortableKernels,
+    kTilesKernels;
 
 // The best this processor can run, or what NMK_ISA names; null (and why) if that is impossible.
 const Kernels* choose_kernels(const char** why_not);

@@ -18,6 +18,10 @@ const Kernels kAvx512Kernels = {
     NMK_SPACE::conv_nm,
     NMK_SPACE::conv_dense,
     NMK_SPACE::conv_winograd,
+    PairLayout::none,
+    nullptr,
+    nullptr,
+    nullptr,
     NMK_SPACE::pointwise,
     NMK_SPACE::moments,
 };

@@ -156,7 +156,8 @@ private:
         require(p[kGroups] >= 1, "groups");
         const auto groups = static_cast<uint32_t>(p[kGroups]);
         require(in % groups == 0 && out % groups == 0, "groups");
-        require(between(p[kResidual], 0, 2) && between(p[kFamily], 0, 1), "form of a convolution");
+        require(between(p[kResidual], 0, 2) && between(p[kFamily], 0, 2), "form of a convolution");
+        require(between(p[kPrecision], 0, 1), "precision of a convolution");
         require((p[kResidual] != 0) == (record.inputs[1] != kNone), "residual");
         if (record.inputs[1] != kNone) same_channels(record, 1);
 
