@@ -40,6 +40,7 @@ CHANNELS, HEIGHT, WIDTH = 64, 180, 320
 # Convolutions one after the other in every contender, so that bringing the image into and out of
 # a runtime's own layout weighs little.
 CHAIN = 8
+PATTERNS = ("dense", "2:4", "1:4", "1:8", "64x2:4", "64x1:4")
 Image = NDArray[np.float32]
 
 
@@ -63,8 +64,7 @@ def ours(pattern: Pattern, isa: str, x: Image, threads: int) -> Callable[[], Ima
     """The native program of the chain, for one family of kernels."""
     shared = Family.SHARED if pattern.v > 1 else Family.SPARSE
     family = Family.DENSE if pattern.is_dense else shared
-    bf16 = family is not Family.SPARSE and "bf16" in isa or isa == "amx"
-    params = ConvShape((3, 3), padding=(1, 1, 1, 1)).params(family=family, bf16=bf16)
+    params = ConvShape((3, 3), padding=(1, 1, 1, 1)).params(family=family, bf16=True)
     steps = [
         Operation(
             Kind.CONV2D, (0 if i == 0 else 1 + (i - 1) % 2,), 1 + i % 2, params,
@@ -159,7 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--isa", nargs="+", default=[native.isa()])
-    parser.add_argument("--patterns", nargs="+", default=["dense", "2:4", "1:4", "1:8", "64x2:4", "64x1:4"])
+    parser.add_argument("--patterns", nargs="+", default=PATTERNS)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -38,12 +38,14 @@ class Target(Protocol):
         executor: what runs its engines.
         note: what holds of all its kernels and the user must know; "" if nothing.
         threads: None for all cores.
+        precision: fp32, or bf16 where kernels that gain by it may round to it.
     """
 
     name: str
     executor: str
     note: str
     threads: int | None
+    precision: str
 
     def fitted(self, program: Program) -> Target:
         """What really runs that network: this backend, or the one it leaves the network to."""

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nmcompile.data import Sample
 from nmcompile.engine import Manifest
@@ -19,6 +21,7 @@ from nmcompile.tasks import Floats, Task
 
 # An H x W x C picture in 0..1 -> the restored one, not clipped.
 Restorer = Callable[[Floats], Floats]
+Arrays = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,21 @@ def restorer(network: Program | Engine) -> Restorer:
     """The network as a function of one picture, padded to a size that it takes."""
     if isinstance(network, Engine):
         return network.restore
-    return lambda image: _run_program(network, image)
+    return arrays_restorer(network.interface, lambda x: network(torch.from_numpy(x)).numpy())
 
 
-def _run_program(program: Program, image: Floats) -> Floats:
-    interface = program.interface
+def arrays_restorer(interface: Interface, run: Callable[[Arrays], Arrays]) -> Restorer:
+    """A function of N x C x H x W arrays in the network's range as one of a picture."""
+    return lambda image: _run_arrays(interface, run, image)
+
+
+def _run_arrays(interface: Interface, run: Callable[[Arrays], Arrays], image: Floats) -> Floats:
     height, width = image.shape[:2]
     size = _padded_size(interface, height, width)
     rows, columns = mirrored(height, size[0]), mirrored(width, size[1])
-    padded = torch.from_numpy(image[rows[:, None], columns])
-    x = padded.permute(2, 0, 1)[None].contiguous() * interface.value_range
-    y: Floats = (program(x)[0].permute(1, 2, 0) / interface.value_range).numpy()
+    padded = image[rows[:, None], columns].transpose(2, 0, 1)[None]
+    x = np.ascontiguousarray(padded) * np.float32(interface.value_range)
+    y: Floats = run(x)[0].transpose(1, 2, 0) / np.float32(interface.value_range)
     return y[: height * interface.scale, : width * interface.scale]
 
 

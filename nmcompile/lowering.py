@@ -30,7 +30,7 @@ _SLACK = 1.5
 def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> None:
     """Writes what the target runs, model.onnx, and the dense original to compare with."""
     if ctx.target.executor == "native":
-        (folder / NATIVE).write_bytes(lower(sparse))
+        (folder / NATIVE).write_bytes(lower(sparse, ctx.target.precision == "bf16"))
     exported = export_program(dense)
     with quiet():
         torch.export.save(exported, folder / "dense.pt2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import evaluate
 from nmcompile.metrics import PROTOCOL, Quality
 from nmcompile.plan import Layer
+from nmcompile.precision import LEAST_AGREEMENT_DB, Precision
 from nmcompile.program import Program
 from nmcompile.runtime import Engine, native
 from nmcompile.runtime.executor import available_cores
@@ -27,25 +29,38 @@ _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
+class About:
+    """What the receipt says besides what it measures.
+
+    Attributes:
+        model: the model's name.
+        precision: what the engine computes in, and why.
+        assumed: what the user must know was assumed.
+    """
+
+    model: str
+    precision: Precision
+    assumed: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Compiled:
     """All that a receipt is made from.
 
     Attributes:
-        model: the model's name.
+        about: names and reasons.
         dense: the program before pruning.
         sparse: the program as lowered.
         engine: the engine that was written.
         original: the engine's executor over the dense original.
-        assumed: what the user must know was assumed.
         seconds: how long each stage took.
     """
 
-    model: str
+    about: About
     dense: Program
     sparse: Program
     engine: Engine
     original: Engine
-    assumed: Sequence[str]
     seconds: dict[str, float]
 
 
@@ -55,12 +70,13 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
     return {
         "version": RECEIPT_VERSION,
         "created_by": f"nmcompile {nmcompile.__version__}",
-        "model": done.model,
+        "model": done.about.model,
         "target": ctx.target.name,
         "executor": ctx.target.executor,
         "cpu": native.cpu_name(),
         "threads": ctx.target.threads or available_cores(),
         "note": ctx.target.note,
+        "precision": dataclasses.asdict(done.about.precision),
         "task": str(ctx.task),
         "budget": str((ctx.uniform and f"uniform {ctx.uniform}") or plan.budget or ctx.budget),
         "patterns": [str(pattern) for pattern in ctx.patterns],
@@ -70,7 +86,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "engine_ms": _engine_ms(done, plan.reference_size),
         "quality": _quality(done, ctx),
         "verification": verify(done.engine, done.sparse, ctx),
-        "assumed": [*done.assumed, *plan.notes],
+        "assumed": [*done.about.assumed, *plan.notes],
         "layers": [_row(layer, done.sparse, ctx) for layer in plan.layers],
         "seconds": {name: round(value, 2) for name, value in done.seconds.items()},
     }
@@ -90,18 +106,31 @@ def verify(engine: Engine, program: Program, ctx: Context) -> dict[str, Any]:
             interface.minimum, crops.shape[2] // interface.multiple // 2 * interface.multiple
         )
         inputs.append(crops[:1, :, :other])
-    worst = 0.0
+    worst, agreement = 0.0, math.inf
     for x in inputs:
         difference = engine.run(np.ascontiguousarray(x.numpy())) - program(x).numpy()
-        worst = max(worst, float(np.abs(difference).max()) / interface.value_range)
-    if not worst <= _TOLERANCE:
+        error = difference / interface.value_range
+        worst = max(worst, float(np.abs(error).max()))
+        agreement = min(agreement, -10 * math.log10(max(float(np.mean(error**2)), 1e-20)))
+    rounded = ctx.target.precision != "fp32"
+    if rounded and not agreement >= LEAST_AGREEMENT_DB:
+        raise NmcompileError(
+            f"in {ctx.target.precision} the engine's output is only {agreement:.1f} dB from the "
+            f"network's, at least {LEAST_AGREEMENT_DB:g} is expected; give --precision fp32"
+        )
+    if not rounded and not worst <= _TOLERANCE:
         raise NmcompileError(
             f"the engine's output differs from the network's by {worst:.3g} of its range (at most "
             f"{_TOLERANCE:g} is rounding): the {ctx.target.executor} lowering of this network is "
             "wrong; please report it with the model"
         )
     sizes = [list(x.shape[2:]) for x in inputs]
-    return {"max_abs_difference": worst, "tolerance": _TOLERANCE, "sizes": sizes}
+    return {
+        "max_abs_difference": worst,
+        "tolerance": None if rounded else _TOLERANCE,
+        "agreement_db": agreement,
+        "sizes": sizes,
+    }
 
 
 def _params(program: Program) -> dict[str, int]:

@@ -131,7 +131,7 @@ class CountingTarget:
     `sparse` says whether zeros save time. It keeps every call that it was asked to time.
     """
 
-    name, executor, note, threads = "counting", "none", "", None
+    name, executor, note, threads, precision = "counting", "none", "", None, "fp32"
 
     def __init__(self, sparse: bool = True) -> None:
         self.sparse = sparse

@@ -53,6 +53,7 @@ LAYERS = {
     "nmcompile.drop": COMPILE,
     "nmcompile.lowering": COMPILE,
     "nmcompile.receipt": COMPILE,
+    "nmcompile.precision": COMPILE,
     "nmcompile.showcase": COMPILE,
     "nmcompile.transform": COMPILE,
     "nmcompile.bench": COMPILE,

@@ -16,7 +16,16 @@ from nmcompile.plan import Layer
 from nmcompile.program import Program
 from nmcompile.runtime import native
 from nmcompile.runtime.executor import available_cores
-from nmcompile.runtime.native.blob import ConvShape, Kind, Operation, Value, conv_data, pack
+from nmcompile.runtime.native.blob import (
+    ConvShape,
+    Family,
+    Kind,
+    Operation,
+    Value,
+    conv_data,
+    family_of,
+    pack,
+)
 from nmcompile.runtime.native.program import NativeProgram
 
 _SECONDS = 0.05
@@ -24,17 +33,28 @@ _LEAST_RUNS = 5
 
 
 class CpuTarget:
-    """The native backend: element-wise N:M kernels in fp32 that skip the zeros, and dense ones."""
+    """The native backend: kernels that skip the zeros, and dense ones.
+
+    Attributes:
+        precision: fp32, or bf16 where layers whose kernels gain by it may round to it.
+    """
 
     executor = "native"
     note = ""
 
-    def __init__(self, name: str = "cpu", threads: int | None = None) -> None:
-        """Args: name: as the user wrote it; threads: None for all cores."""
+    def __init__(
+        self, name: str = "cpu", threads: int | None = None, precision: str = "fp32"
+    ) -> None:
+        """Args: name: as the user wrote it; threads: None for all cores; precision: see above."""
         self.name = name
         self.threads = threads
+        self.precision = precision
         self._isa = native.isa()
         self._portable = OnnxTarget(name, threads)
+
+    def with_precision(self, precision: str) -> CpuTarget:
+        """The same with another precision."""
+        return CpuTarget(self.name, self.threads, precision)
 
     def fitted(self, program: Program) -> CpuTarget | OnnxTarget:
         """This target, or ONNX Runtime for a network with an operation that libnmk lacks."""
@@ -50,18 +70,18 @@ class CpuTarget:
         if layer.op != "conv2d":
             return self._portable.kernel(layer, pattern)
         form = "dense" if pattern.is_dense else f"nm-{pattern}"
-        return f"f32.{form}.{self._isa}"
+        return f"{self.precision}.{form}.{self._isa}"
 
     def key(self) -> tuple[str, ...]:
         """Machine, library and threads."""
-        version = native.library().nmk_version().decode()
-        return (native.cpu_name(), platform.machine(), version, self._isa, str(self.threads))
+        machine = (native.cpu_name(), platform.machine())
+        return (*machine, native.fingerprint(), self._isa, self.precision, str(self.threads))
 
     def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
         """Median time of the layer in a program, its activations in the kernels' layout."""
         if spec.op != "conv2d":
             return self._portable.latency_ms(spec, kernel)
-        program = NativeProgram(_single(spec, _pattern_of(kernel)))
+        program = NativeProgram(_single(spec, _pattern_of(kernel), self.precision == "bf16"))
         x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
         threads = self.threads or available_cores()
         program.run([x], threads)
@@ -72,8 +92,12 @@ class CpuTarget:
         return 1e3 * statistics.median(times)
 
     def default_patterns(self) -> tuple[Pattern, ...]:
-        """Element-wise in steps of an eighth; M = 16 also fits grouped 16-channel layers."""
-        return self._portable.default_patterns()
+        """Element-wise in steps of an eighth, which also fit grouped 16-channel layers.
+
+        Vector-wise ones besides where there are bf16 kernels that make them pay.
+        """
+        shared = (Pattern(64, 32, 64), Pattern(64, 16, 64)) if self.precision == "bf16" else ()
+        return (*self._portable.default_patterns(), *shared)
 
 
 def _pattern_of(kernel: str) -> Pattern:
@@ -81,17 +105,19 @@ def _pattern_of(kernel: str) -> Pattern:
     return DENSE if form == "dense" else Pattern.parse(form.removeprefix("nm-"))
 
 
-def _single(spec: ConvSpec, pattern: Pattern) -> bytes:
+def _single(spec: ConvSpec, pattern: Pattern, bf16: bool) -> bytes:
     """A program of that one call, weights drawn at random and kept as the pattern says."""
     weight = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
-    for start, size, kept in pattern.group_sizes(spec.shape[1]):
-        group = weight[:, start : start + size]
-        ranks = np.abs(group).argsort(axis=1).argsort(axis=1)
-        group[ranks < size - kept] = 0.0
+    for first in range(0, spec.shape[0], pattern.v):
+        for start, size, kept in pattern.group_sizes(spec.shape[1]):
+            group = weight[first : first + pattern.v, start : start + size]
+            ranks = np.square(group).sum(axis=0).argsort(axis=0).argsort(axis=0)
+            group[:, ranks < size - kept] = 0.0
     outputs, inputs = spec.shape[0], spec.shape[1] * spec.groups
-    sparse = not pattern.is_dense
+    family = family_of(pattern.v, dense=pattern.is_dense)
     kernel = (spec.shape[2], spec.shape[3])
     shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
-    data = conv_data(weight, np.zeros(outputs, np.float32), sparse)
-    step = Operation(Kind.CONV2D, (0,), 1, shape.params(sparse=sparse), data=data)
+    data = conv_data(weight, np.zeros(outputs, np.float32), family is not Family.DENSE)
+    params = shape.params(family=family, bf16=bf16)
+    step = Operation(Kind.CONV2D, (0,), 1, params, data=data)
     return pack([inputs, outputs], [Value(0, 0, inputs), Value(1, 0, outputs)], [step], 1, [1])

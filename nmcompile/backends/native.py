@@ -11,6 +11,7 @@ from torch import fx
 from nmcompile.backends.native_ops import HANDLERS
 from nmcompile.backends.steps import Concat, Step, Steps, Tensor
 from nmcompile.convs import Conv, get_tensor, read_conv
+from nmcompile.pattern import DENSE
 from nmcompile.program import Program
 from nmcompile.runtime.native.blob import (
     Activation,
@@ -20,6 +21,7 @@ from nmcompile.runtime.native.blob import (
     Pointwise,
     Residual,
     conv_data,
+    family_of,
 )
 
 aten = torch.ops.aten
@@ -29,15 +31,19 @@ class UnsupportedError(Exception):
     """An operation that the native backend does not have; str() names it."""
 
 
-def lower(program: Program) -> bytes:
+def lower(program: Program, bf16: bool = False) -> bytes:
     """Packs the network; layers that the plan makes sparse take the sparse kernels.
+
+    Args:
+        program: the network.
+        bf16: allow kernels that round inputs and weights to bf16.
 
     Raises:
         UnsupportedError: the graph has an operation that the native backend lacks.
     """
     if program.interface.extra_inputs:
         raise UnsupportedError("a second input")
-    return Lowering(program).run()
+    return Lowering(program, bf16).run()
 
 
 def why_not(program: Program) -> str:
@@ -52,13 +58,14 @@ def why_not(program: Program) -> str:
 class Lowering:
     """Walks the graph once; fuses what follows a step into it where it is the only user."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, bf16: bool) -> None:
+        self.bf16 = bf16
         self.module = program.module
         self.steps = Steps()
         self.tensors: dict[fx.Node, Tensor] = {}
         self.makers: dict[Tensor, Step] = {}
         plan = program.plan
-        self.sparse = {x.name for x in plan.layers if not x.pattern.is_dense} if plan else set()
+        self.patterns = {x.name: x.pattern for x in plan.layers} if plan else {}
 
     def run(self) -> bytes:
         """The packed program."""
@@ -118,12 +125,14 @@ class Lowering:
         if weight.dtype != torch.float32:
             raise UnsupportedError(f"{node.target} with weights of {weight.dtype}")
         bias = None if conv.bias is None else get_tensor(self.module, str(conv.bias.target)).numpy()
-        sparse = str(conv.weight.target) in self.sparse
+        pattern = self.patterns.get(str(conv.weight.target), DENSE)
+        family = family_of(pattern.v, dense=pattern.is_dense)
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
         shape = ConvShape(kernel, conv.stride, conv.dilation, conv.padding, conv.groups)
         source = self.tensor(conv.source)
         step = Step(
-            Kind.CONV2D, [source], Tensor(int(weight.shape[0])), shape.params(family=family),
+            Kind.CONV2D, [source], Tensor(int(weight.shape[0])),
+            shape.params(family=family, bf16=self.bf16),
             conv_data(weight.numpy(), bias, family is not Family.DENSE),
         )  # fmt: skip
         self.add(node, step)

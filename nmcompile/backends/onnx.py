@@ -38,6 +38,7 @@ class OnnxTarget:
     """ONNX Runtime on the CPU: portable, dense kernels; zeros in the weights change no time."""
 
     executor = "onnxruntime"
+    precision = "fp32"
     note = "dense kernel: no speed-up from zeros"
 
     def __init__(

@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prune", choices=("obs", "magnitude"), default="obs",
         help="obs: second order (default); magnitude: for comparison",
     )  # fmt: skip
+    parser.add_argument(
+        "--precision", default="auto", metavar="P",
+        help="auto (default: the fastest that loses at most 0.02 dB), fp32 or bf16",
+    )  # fmt: skip
     parser.add_argument("--crops", type=int, default=64, metavar="N", help="calibration crops (64)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads to time with (all cores)")
     parser.add_argument("--check", action="store_true", help="compare outputs after every pass")
@@ -92,6 +96,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         uniform=Pattern.parse(args.uniform) if args.uniform else None,
         prune=args.prune,
         plan=(Plan.load(args.plan), str(args.plan)) if args.plan else None,
+        precision=args.precision,
         value_range=options.read_range(args),
         crops=args.crops,
         threads=args.threads,

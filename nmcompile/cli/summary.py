@@ -18,6 +18,8 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
     for row in _rows(receipt):
         table.add_row(*row)
     console.print(table)
+    precision = receipt["precision"]
+    console.print(f"precision {precision['chosen']}: {precision['why']}")
     if receipt["note"]:
         console.print(f"[bold]note: {receipt['note']}[/bold]")
     console.print(f"every layer: nmcompile inspect {output}    pictures: {output / 'report.html'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -72,8 +73,21 @@ def cpu_name() -> str:
     return name.decode(errors="replace")
 
 
+@functools.cache
+def fingerprint() -> str:
+    """A digest of the library: what was measured of another build may not hold of this one."""
+    return hashlib.sha256(_installed(_LIBRARY).read_bytes()).hexdigest()[:16]
+
+
+def has_bf16() -> bool:
+    """Whether programs are loaded for kernels that gain by bf16 (vdpbf16ps or AMX)."""
+    return isa() in ("amx", "avx512_bf16")
+
+
 def isa() -> str:
-    """The family of kernels that programs are loaded for: avx512, avx2 or portable.
+    """The family of kernels that programs are loaded for.
+
+    amx, avx512_bf16, avx512, avx2 or portable; tiles (amx in plain C++, for tests) if asked for.
 
     Raises:
         NmcompileError: the environment variable NMK_ISA names one that cannot run here.
@@ -81,9 +95,10 @@ def isa() -> str:
     name: bytes = library().nmk_isa()
     if not name:
         wanted = os.environ.get("NMK_ISA", "")
+        found = ", ".join(cpu_features()) or "none of them"
         raise NmcompileError(
-            f"NMK_ISA={wanted!r}: expected avx512, avx2 or portable, and a processor that has it "
-            f"(this one: {', '.join(cpu_features()) or 'none of them'}); unset NMK_ISA"
+            f"NMK_ISA={wanted!r}: expected amx, avx512_bf16, avx512, avx2 or portable, and a "
+            f"processor that has it (this one: {found}); unset NMK_ISA"
         )
     return name.decode()
 

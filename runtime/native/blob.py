@@ -73,6 +73,13 @@ class Family(enum.IntEnum):
     SHARED = 2
 
 
+def family_of(v: int, dense: bool) -> Family:
+    """The family of a pattern whose mask `v` outputs share."""
+    if dense:
+        return Family.DENSE
+    return Family.SHARED if v > 1 else Family.SPARSE
+
+
 @dataclass(frozen=True)
 class Value:
     """Some consecutive channels of a buffer."""

@@ -11,7 +11,15 @@ from nmcompile.runtime import native
 from nmcompile.runtime.native.blob import Kind, Operation, Value, pack
 from nmcompile.runtime.native.program import NativeProgram
 
-ISAS = {"avx512": {"AVX512F", "AVX512BW", "AVX512VL"}, "avx2": {"AVX2", "FMA"}, "portable": set()}
+_AVX512 = {"AVX512F", "AVX512BW", "AVX512VL"}
+ISAS = {
+    "amx": {*_AVX512, "AVX512_BF16", "AMX_TILE", "AMX_BF16"},
+    "avx512_bf16": {*_AVX512, "AVX512_BF16"},
+    "avx512": _AVX512,
+    "avx2": {"AVX2", "FMA"},
+    "portable": set(),
+    "tiles": set(),
+}
 RANDOM = np.random.default_rng(5)
 
 
@@ -51,8 +59,16 @@ def noise(*shape: int) -> NDArray[np.float32]:
 def pruned(pattern: Pattern, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
     """Random weights [out, in, kh, kw] that keep the pattern."""
     weight = noise(*shape)
-    for start, size, kept in pattern.group_sizes(shape[1]):
-        group = weight[:, start : start + size]
-        ranks = np.abs(group).argsort(1).argsort(1)
-        group[ranks < size - kept] = 0
+    for first in range(0, shape[0], pattern.v):
+        for start, size, kept in pattern.group_sizes(shape[1]):
+            group = weight[first : first + pattern.v, start : start + size]
+            ranks = np.square(group).sum(0).argsort(0).argsort(0)
+            group[:, ranks < size - kept] = 0
     return weight
+
+
+def bf16(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rounds to bf16, to nearest, ties to even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    near = bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))
+    return (near & np.uint32(0xFFFF0000)).view(np.float32)

@@ -9,6 +9,7 @@ from nmcompile.errors import NmcompileError
 from nmcompile.runtime.native.blob import (
     Activation,
     ConvShape,
+    Family,
     Kind,
     Operation,
     Pointwise,

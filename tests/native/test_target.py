@@ -30,8 +30,8 @@ def _layer(name, dense_ms, sparse_ms):
 
 def test_kernel_names_say_pattern_and_isa():
     target, layer = make_target("cpu", 1), _layer("w", 1.0, 1.0)
-    assert target.kernel(layer, DENSE) == f"f32.dense.{native.isa()}"
-    assert target.kernel(layer, HALF) == f"f32.nm-2:4.{native.isa()}"
+    assert target.kernel(layer, DENSE) == f"fp32.dense.{native.isa()}"
+    assert target.kernel(layer, HALF) == f"fp32.nm-2:4.{native.isa()}"
 
 
 @pytest.mark.real_times

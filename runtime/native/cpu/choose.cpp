@@ -13,7 +13,7 @@ namespace nmk {
 
 namespace {
 
-constexpr uint64_t kAvx512 = NMK_AVX512F | NMK_AVX512BW | NMK_AVX512VL | NMK_AVX2 | NMK_FMA;
+[[maybe_unused]] constexpr uint64_t kAvx512 = NMK_AVX512F | NMK_AVX512BW | NMK_AVX512VL | NMK_AVX2 | NMK_FMA;
 
 struct Choice {
     const Kernels* kernels;
@@ -21,10 +21,16 @@ struct Choice {
 };
 
 const Choice kChoices[] = {
-#ifdef NMK_X86_KERNELS
+#ifdef NMK_AMX_KERNELS
     {&kAmxKernels, kAvx512 | NMK_AVX512_BF16 | NMK_AMX_TILE | NMK_AMX_BF16},
+#endif
+#ifdef NMK_AVX512_BF16_KERNELS
     {&kAvx512Bf16Kernels, kAvx512 | NMK_AVX512_BF16},
+#endif
+#ifdef NMK_AVX512_KERNELS
     {&kAvx512Kernels, kAvx512},
+#endif
+#ifdef NMK_AVX2_KERNELS
     {&kAvx2Kernels, NMK_AVX2 | NMK_FMA},
 #endif
     {&kPortableKernels, 0},

@@ -32,6 +32,7 @@ struct PairBlock {
     std::vector<Pick> picks;  // empty where the tile serves as it is packed
     std::vector<uint32_t> offsets;
     ptrdiff_t pair_step;
+    int64_t steps;  // of the kernel, see Part
     Aligned<uint32_t> words;
 };
 
@@ -39,6 +40,7 @@ struct PairBlock {
 struct Part {
     std::vector<Tap> taps;
     std::vector<uint32_t> counts;
+    int64_t steps = 0;  // of a tile's computation, between which the next tiles' inputs are fetched
     int input_blocks = 1;
     Aligned<float> weights;
     std::vector<PairBlock> blocks;

@@ -118,6 +118,20 @@ void set_dense(const Conv& conv, Part& part, const float* weights, int group) {
     }
 }
 
+int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
+    const auto groups = [](int outputs, int group) { return int64_t{(outputs + group - 1) / group}; };
+    switch (conv.method) {
+        case Method::sparse: return static_cast<int64_t>(part.counts.size());
+        case Method::winograd:
+            return groups(conv.outputs, kernels.winograd_group) * kWinogradSide * kWinogradSide;
+        case Method::dense: return groups(conv.outputs, kernels.dense_group) * kTileRows;
+        case Method::pairs: break;
+    }
+    int64_t sum = 0;
+    for (const PairBlock& block : part.blocks) sum += block.steps;
+    return sum;
+}
+
 }  // namespace
 
 Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Kernels& kernels) {
@@ -164,6 +178,7 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
             case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;
             case Method::winograd: set_winograd(conv, part.weights, own, kernels.winograd_group); break;
         }
+        part.steps = steps(conv, part, kernels);
         for (const PairBlock& block : part.blocks) {
             conv.most_picks = std::max(conv.most_picks, block.picks.size());
         }

@@ -59,8 +59,8 @@ void look_ahead(const ConvRun& run, const Part& part, int64_t y, int group, int6
     if (first < 0 || stop > run.input.height || run.input.row == 0) return;
     const int64_t shares = static_cast<int64_t>(run.plan->tiles.size()) * conv.groups;
     const int64_t lines = (stop - first) * run.input.row / 16 / shares;
-    const auto steps = static_cast<int64_t>(part.counts.size());
-    job.ahead_lines = static_cast<int>((lines + steps - 1) / std::max<int64_t>(steps, 1));
+    const int64_t steps = std::max<int64_t>(part.steps, 1);
+    job.ahead_lines = static_cast<int>((lines + steps - 1) / steps);
     const int64_t share = group * static_cast<int64_t>(run.plan->tiles.size()) + tile;
     job.ahead = reinterpret_cast<const char*>(run.input.data + first * run.input.row) + share * lines * 64;
 }
@@ -133,6 +133,7 @@ void compute_pairs(const Kernels& kernels, const Scratch& parts, const Part& par
         job.output = output + block.first * job.output_channel;
         job.residual = residual == nullptr ? nullptr : residual + block.first * job.residual_channel;
         kernels.conv_pairs(job);
+        job.ahead += block.steps * job.ahead_lines * 64;
     }
 }
 

@@ -87,6 +87,11 @@ inline __attribute__((always_inline)) void add_taps(float* partial, const float*
     for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
 }
 
+inline const char* fetch(const char* ahead, int lines) {
+    for (int i = 0; i < lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+    return ahead;
+}
+
 template <int P>
 void nm_tile(const TileJob& job) {
     const Tap* tap = job.taps;
@@ -100,7 +105,7 @@ void nm_tile(const TileJob& job) {
                 const Tap* end = tap + *count++;
                 add_taps<P>(partial, job.tile, job.row_step, tap, end, block == 0);
                 tap = end;
-                for (int i = 0; i < job.ahead_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+                ahead = fetch(ahead, job.ahead_lines);
             }
         }
         for (int channel = first; channel < stop; ++channel) {
@@ -143,6 +148,7 @@ inline __attribute__((always_inline)) void add_dense(float* partial, const TileJ
 template <int P>
 void dense_tile(const TileJob& job) {
     const ptrdiff_t channel_weights = static_cast<ptrdiff_t>(job.tap_count) * G;
+    const char* ahead = job.ahead;
     for (int row = 0; row < job.rows; ++row) {
         for (int first = 0; first < job.outputs; first += kOutputBlock) {
             const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
@@ -153,6 +159,7 @@ void dense_tile(const TileJob& job) {
                     const float* weight =
                         job.weights + (out / G * static_cast<ptrdiff_t>(job.channels) + in) * channel_weights;
                     add_dense<P>(job.partial + (out - first) * P * L, job, tile, weight, count, in == 0);
+                    if (in == 0) ahead = fetch(ahead, job.ahead_lines);
                 }
             }
             for (int out = first; out < stop; ++out) {

@@ -86,8 +86,8 @@ struct TileJob {
     const Tap* taps;
     const uint32_t* counts;
     int input_blocks;
-    // What the next tiles will read, fetched into L2 meanwhile: so many cache lines for each output
-    // and block, from `ahead` on.
+    // What the next tiles will read, fetched into L2 meanwhile: so many cache lines a step (an output
+    // and block of inputs, or the like), from `ahead` on.
     const char* ahead;
     int ahead_lines;
     float* partial;  // kOutputBlock x kTileRows x kTileColumns vectors

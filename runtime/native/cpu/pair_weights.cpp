@@ -56,7 +56,9 @@ private:
     PairBlock block(int first, int outputs) const {
         std::vector<Step> kept = kept_steps(first);
         const std::vector<Step> all = all_steps();
-        PairBlock made{first, outputs, {}, {}, 0, {}};
+        const int group = tiles_ ? kMostSums : kernels_.dense_group;
+        const int64_t steps = int64_t{(outputs + group - 1) / group} * (tiles_ ? 1 : kTileRows);
+        PairBlock made{first, outputs, {}, {}, 0, steps, {}};
         // Regrouping pays once a fifth of the steps falls away.
         if (kept.size() * 5 > all.size() * 4) {
             for (size_t i = 0; i < all.size(); i += tiles_ ? kTileSide : 1) {

@@ -57,7 +57,7 @@ inline void winograd_input(const WinogradJob& job, int channel) {
 
 // WG outputs: at each spot a product of matrices, weights [spot][channel][WG].
 template <int P>
-inline void winograd_products(const WinogradJob& job, const float* weight) {
+inline const char* winograd_products(const WinogradJob& job, const float* weight, const char* ahead) {
     for (int spot = 0; spot < kSpots; ++spot) {
         Vec sum[WG][P];
 #pragma GCC unroll 8
@@ -82,7 +82,9 @@ inline void winograd_products(const WinogradJob& job, const float* weight) {
 #pragma GCC unroll 4
             for (int p = 0; p < P; ++p) store(to + (g * P + p) * kSpots * L, sum[g][p]);
         }
+        ahead = fetch(ahead, job.tile.ahead_lines);
     }
+    return ahead;
 }
 
 // The 36 vectors of one block -> 4 x 4 outputs, in rows of 4 P positions.
@@ -108,9 +110,10 @@ void winograd_tile(const WinogradJob& job) {
         pack(one);
         winograd_input<P>(job, channel);
     }
+    const char* ahead = job.tile.ahead;
     const ptrdiff_t group_weights = static_cast<ptrdiff_t>(kSpots) * job.tile.channels * WG;
     for (int first = 0; first < job.tile.outputs; first += WG) {
-        winograd_products<P>(job, job.tile.weights + first / WG * group_weights);
+        ahead = winograd_products<P>(job, job.tile.weights + first / WG * group_weights, ahead);
         const int count = job.tile.outputs - first < WG ? job.tile.outputs - first : WG;
         for (int g = 0; g < count; ++g) {
             for (int p = 0; p < P; ++p) {

@@ -1,0 +1,123 @@
+"""A network, images and a wish -> the precision its engine computes in, and what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from nmcompile.backends.cpu import CpuTarget
+from nmcompile.backends.native import lower
+from nmcompile.context import Context, Target
+from nmcompile.errors import NmcompileError
+from nmcompile.evaluate import Arrays, arrays_restorer, qualities
+from nmcompile.program import Program
+from nmcompile.runtime import native
+from nmcompile.runtime.executor import available_cores
+from nmcompile.runtime.native.program import NativeProgram
+from nmcompile.timing import interleaved
+
+Runner = Callable[[Arrays], Arrays]
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MOST_LOSS_DB = 0.02
+LEAST_AGREEMENT_DB = 50.0
+_LEAST_GAIN = 1.02
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What was chosen, and what was measured on the dense network if anything was.
+
+    Attributes:
+        chosen: fp32 or bf16.
+        why: a sentence.
+        loss_db: PSNR on the validation crops that bf16 loses.
+        agreement_db: PSNR of bf16's outputs against fp32's, not rounded to 8 bits.
+        ratio: time in fp32 / time in bf16.
+    """
+
+    chosen: str
+    why: str
+    loss_db: float | None = None
+    agreement_db: float | None = None
+    ratio: float | None = None
+
+
+def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Target, Precision]:
+    """The target at the precision that is wanted, or at the fastest that loses at most 0.02 dB.
+
+    Args:
+        program: the dense network.
+        ctx: its target and validation crops.
+        wanted: auto, fp32, bf16 or fp16.
+
+    Raises:
+        NmcompileError: this machine or target has no kernels for what is wanted.
+    """
+    if wanted not in PRECISIONS:
+        raise NmcompileError(f"--precision {wanted}: expected {', '.join(PRECISIONS)}")
+    if wanted == "fp16":
+        raise NmcompileError("--precision fp16: there are no fp16 kernels; give auto, fp32 or bf16")
+    target = ctx.target
+    if wanted == "fp32":
+        return target, Precision("fp32", "asked for")
+    why = _obstacle(target)
+    if why and wanted == "bf16":
+        raise NmcompileError(f"--precision bf16: {why}; give --precision auto or fp32")
+    if why:
+        return target, Precision("fp32", why)
+    assert isinstance(target, CpuTarget)
+    found = _compared(program, ctx)
+    if wanted == "bf16":
+        found = dataclasses.replace(found, chosen="bf16", why=f"asked for; {found.why}")
+    return target.with_precision(found.chosen), found
+
+
+def _obstacle(target: Target) -> str:
+    if not isinstance(target, CpuTarget):
+        return "ONNX Runtime runs this engine, in fp32"
+    if not native.has_bf16():
+        return f"kernels for {native.isa()} gain nothing by bf16"
+    return ""
+
+
+def _compared(program: Program, ctx: Context) -> Precision:
+    threads = ctx.target.threads or available_cores()
+    single, half = (NativeProgram(lower(program, bf16)) for bf16 in (False, True))
+    loss, agreement = _quality(program, ctx, _runner(single, threads), _runner(half, threads))
+    shape = (1, program.interface.channels, *ctx.reference_size)
+    x = np.random.default_rng(0).random(shape, np.float32)
+    ratio = speed_ratio(single, half, x * np.float32(program.interface.value_range), threads)
+    why = f"bf16 loses {loss:.4f} dB and takes {1 / ratio:.2f} of the time, dense"
+    if agreement < LEAST_AGREEMENT_DB:
+        why += f"; its output is only {agreement:.1f} dB from that of fp32"
+    pays = loss <= MOST_LOSS_DB and agreement >= LEAST_AGREEMENT_DB and ratio >= _LEAST_GAIN
+    return Precision("bf16" if pays else "fp32", why, loss, agreement, ratio)
+
+
+def _runner(program: NativeProgram, threads: int) -> Runner:
+    return lambda x: program.run([x], threads)[0]
+
+
+def _quality(program: Program, ctx: Context, single: Runner, half: Runner) -> tuple[float, float]:
+    """The PSNR that bf16 loses, and its outputs' PSNR against those of fp32, in dB."""
+    exact, rounded = (arrays_restorer(program.interface, run) for run in (single, half))
+    samples = ctx.calibration.validation
+    before, after = (
+        fmean(quality.psnr for _, quality in qualities(restore, samples, ctx.task))
+        for restore in (exact, rounded)
+    )
+    errors = [
+        float(np.mean((exact(sample.degraded) - rounded(sample.degraded)) ** 2))
+        for sample in samples
+    ]
+    return before - after, -10 * float(np.log10(max(fmean(errors), 1e-20)))
+
+
+def speed_ratio(single: NativeProgram, half: NativeProgram, x: Arrays, threads: int) -> float:
+    """Time of the first over time of the second, the median of interleaved rounds."""
+    return interleaved(lambda: single.run([x], threads), lambda: half.run([x], threads))[2]

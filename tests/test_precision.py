@@ -1,0 +1,107 @@
+"""A network and a wish -> fp32 or bf16, by what was measured; what cannot be had is refused."""
+
+import dataclasses
+import json
+import sys
+
+import pytest
+from torch import nn
+
+import nmcompile
+from nmcompile import precision
+from nmcompile.backends import make_target
+from nmcompile.compile import Settings
+from nmcompile.errors import NmcompileError
+from nmcompile.precision import settle_precision
+from nmcompile.runtime import native
+from tests.native.build import isas
+from tests.test_compile import SETTINGS, _Enlarge
+
+PAIRED = [isa for isa in ("amx", "avx512_bf16") if isa in isas()]
+needs_bf16 = pytest.mark.skipif(not PAIRED, reason="this processor has neither AMX nor vdpbf16ps")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NMCOMPILE_CACHE", str(tmp_path / "cache"))
+
+
+def _prepared(network):
+    program = nmcompile.capture(network.eval(), channels=3)
+    return program, nmcompile.prepare(program, "denoise:25", crops=2, reference_size=(32, 40))
+
+
+def _bodied():
+    """A network whose 5x5 convolutions are computed in bf16 wherever that is allowed."""
+    return nn.Sequential(nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.Conv2d(8, 3, 5, padding=2))
+
+
+@needs_bf16
+@pytest.mark.parametrize(("ratio", "chosen"), [(1.5, "bf16"), (1.0, "fp32")])
+def test_auto_takes_bf16_where_it_is_faster(monkeypatch, ratio, chosen):
+    monkeypatch.setattr(precision, "speed_ratio", lambda *_: ratio)
+    program, ctx = _prepared(_bodied())
+    target, found = settle_precision(program, ctx, "auto")
+    assert (found.chosen, target.precision) == (chosen, chosen)
+    assert (found.ratio, found.agreement_db > 50, abs(found.loss_db) < 0.02) == (ratio, True, True)
+    assert found.why.startswith("bf16 loses ")
+
+
+@needs_bf16
+def test_auto_keeps_fp32_where_bf16_loses_too_much(monkeypatch):
+    network = _bodied()
+    for weight in network.parameters():
+        weight.data *= 40  # activations so large that bf16's steps show in the picture
+    program, ctx = _prepared(network)
+    _, found = settle_precision(program, ctx, "auto")
+    assert found.chosen == "fp32"
+    assert "from that of fp32" in found.why
+    target, asked = settle_precision(program, ctx, "bf16")
+    assert (asked.chosen, target.precision) == ("bf16", "bf16")
+
+
+@pytest.mark.parametrize("isa", ["portable", *(["avx2"] if "avx2" in isas() else [])])
+def test_where_no_kernel_gains_fp32_is_kept(monkeypatch, isa):
+    monkeypatch.setenv("NMK_ISA", isa)
+    program, ctx = _prepared(_bodied())
+    _, found = settle_precision(program, ctx, "auto")
+    assert (found.chosen, found.why) == ("fp32", f"kernels for {isa} gain nothing by bf16")
+    with pytest.raises(NmcompileError, match=r"--precision bf16: kernels for \w+ gain nothing"):
+        settle_precision(program, ctx, "bf16")
+
+
+def test_what_there_is_not():
+    program, ctx = _prepared(_bodied())
+    with pytest.raises(NmcompileError, match="--precision fp16: there are no fp16 kernels"):
+        settle_precision(program, ctx, "fp16")
+    with pytest.raises(NmcompileError, match="--precision fast: expected auto, fp32, bf16, fp16"):
+        settle_precision(program, ctx, "fast")
+    ctx = dataclasses.replace(ctx, target=make_target("onnx"))
+    with pytest.raises(NmcompileError, match="ONNX Runtime runs this engine, in fp32"):
+        settle_precision(program, ctx, "bf16")
+
+
+@needs_bf16
+def test_an_engine_in_bf16(tmp_path):
+    settings = dataclasses.replace(SETTINGS, precision="bf16")
+    nmcompile.compile(_Enlarge(), tmp_path / "engine", settings)
+    receipt = json.loads((tmp_path / "engine/receipt.json").read_text())
+    assert receipt["precision"]["chosen"] == "bf16"
+    assert receipt["verification"]["agreement_db"] >= 50
+    assert all(row["kernel"].startswith("bf16.") for row in receipt["layers"])
+
+
+@needs_bf16
+def test_an_engine_that_bf16_spoils_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["nmcompile.receipt"], "LEAST_AGREEMENT_DB", 500.0)
+    settings = dataclasses.replace(SETTINGS, precision="bf16")
+    with pytest.raises(
+        NmcompileError, match=r"in bf16 the engine's output is only .* --precision fp32"
+    ):
+        nmcompile.compile(_Enlarge(), tmp_path / "engine", settings)
+    assert not (tmp_path / "engine").exists()
+
+
+def test_native_bf16_is_what_the_kernels_say():
+    assert native.has_bf16() == (native.isa() in PAIRED)
+    assert Settings().precision == "auto"
