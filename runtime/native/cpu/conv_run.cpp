@@ -51,18 +51,21 @@ Run column_run(const Conv& conv, const View& in, const View& out, int64_t shift,
 }
 
 // Which lines of the input rows that the next row of tiles adds this tile is to fetch: its share.
+// Those rows are one piece of memory but where they pass the end of a ring.
 void look_ahead(const ConvRun& run, const Part& part, int64_t y, int group, int64_t tile, TileJob& job) {
     const Conv& conv = *run.conv;
     const int64_t last = y * conv.stride_y - conv.pad_top + conv.rows.back().input;
     const int64_t first = last + 1, stop = first + kTileRows * conv.stride_y;
     job.ahead_lines = 0;
     if (first < 0 || stop > run.input.height || run.input.row == 0) return;
+    const ptrdiff_t begin = run.input.row_at(first);
+    if (run.input.row_at(stop - 1) - begin != (stop - 1 - first) * run.input.row) return;
     const int64_t shares = static_cast<int64_t>(run.plan->tiles.size()) * conv.groups;
     const int64_t lines = (stop - first) * run.input.row / 16 / shares;
     const auto steps = static_cast<int64_t>(part.counts.size());
     job.ahead_lines = static_cast<int>((lines + steps - 1) / std::max<int64_t>(steps, 1));
     const int64_t share = group * static_cast<int64_t>(run.plan->tiles.size()) + tile;
-    job.ahead = reinterpret_cast<const char*>(run.input.data + first * run.input.row) + share * lines * 64;
+    job.ahead = reinterpret_cast<const char*>(run.input.data + begin) + share * lines * 64;
 }
 
 bool continues(const Run& last, const Run& next, int lanes) {
@@ -103,7 +106,7 @@ size_t conv_scratch(const Conv& conv, const Kernels& kernels) {
     return conv.tile_floats() + partial + (rows + 15) / 16 * 16;
 }
 
-void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* scratch) {
+void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
     const Conv& conv = *run.conv;
     const int lanes = run.kernels->lanes;
     float* const tile = scratch;
@@ -124,17 +127,20 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
     job.block = conv.block;
     job.outputs = conv.outputs, job.channels = conv.inputs, job.tile_channel = conv.tile_channel;
     job.tap_offsets = conv.tap_offsets.data(), job.tap_count = static_cast<int>(conv.tap_offsets.size());
-    job.output_channel = run.output.plane, job.output_row = run.output.row;
-    job.residual_channel = run.residual.plane, job.residual_row = run.residual.row;
+    job.output_channel = run.output.plane, job.residual_channel = run.residual.plane;
 
-    for (int64_t pair = first_pair; pair < stop_pair; ++pair) {
-        const int64_t y = pair * kTileRows;
-        job.rows = static_cast<int>(std::min<int64_t>(kTileRows, run.output.height - y));
+    for (int64_t y = first; y < stop; y += kTileRows) {
+        job.rows = static_cast<int>(std::min<int64_t>(kTileRows, stop - y));
+        const ptrdiff_t output = run.output.row_at(y), residual = run.residual.row_at(y);
+        job.output_row = run.output.row_at(y + 1) - output;
+        job.residual_row = run.residual.row_at(y + 1) - residual;
+        // Rows that only a second row of output would need may not have been computed yet.
+        const int64_t last = (y + job.rows - 1) * conv.stride_y + (conv.kernel_y - 1) * conv.dilation_y;
+        const int64_t end = std::min(last - conv.pad_top + 1, run.input.height);
         for (int i = 0; i < row_count; ++i) {
             const Line& line = conv.rows[static_cast<size_t>(i)];
             const int64_t from = y * conv.stride_y - conv.pad_top + line.input;
-            const bool inside = from >= 0 && from < run.input.height;
-            source_rows[i] = inside ? from * run.input.row : -1;
+            source_rows[i] = from >= 0 && from < end ? run.input.row_at(from) : -1;
             tile_rows[i] = line.packed * conv.pitch * lanes;
         }
         for (int group = 0; group < conv.groups; ++group) {
@@ -154,11 +160,10 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
                 const ptrdiff_t at = columns.first * lanes;
                 look_ahead(run, part, y, group, &columns - run.plan->tiles.data(), job);
                 job.columns = columns.columns;
-                job.output = run.output.data + channel * run.output.plane + y * run.output.row + at;
+                job.output = run.output.data + channel * run.output.plane + output + at;
                 job.residual = run.residual.data == nullptr
                                    ? nullptr
-                                   : run.residual.data + channel * run.residual.plane +
-                                         y * run.residual.row + at;
+                                   : run.residual.data + channel * run.residual.plane + residual + at;
                 (conv.sparse ? run.kernels->conv_nm : run.kernels->conv_dense)(job);
             }
         }
