@@ -25,8 +25,6 @@ int64_t round_up(int64_t value, int64_t multiple) {
 // What a band's rows of the widest stage may take, so that they are in L2 when the next stage reads.
 double band_bytes() {
     const long reported = sysconf(_SC_LEVEL2_CACHE_SIZE);
-    const char* e = getenv("NMK_BAND");
-    if (e) return atof(e);
     return static_cast<double>(reported > 0 ? reported : 262144) / 2;
 }
 
