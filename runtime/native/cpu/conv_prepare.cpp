@@ -124,7 +124,8 @@ int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
         case Method::sparse: return static_cast<int64_t>(part.counts.size());
         case Method::winograd:
             return groups(conv.outputs, kernels.winograd_group) * kWinogradSide * kWinogradSide;
-        case Method::dense: return groups(conv.outputs, kernels.dense_group) * kTileRows;
+        case Method::dense:
+            return groups(conv.outputs, kernels.dense_group) * groups(conv.inputs, conv.block) * kTileRows;
         case Method::pairs: break;
     }
     int64_t sum = 0;

@@ -50,19 +50,32 @@ Run column_run(const Conv& conv, const View& in, const View& out, int64_t shift,
     return {0, 1, 0, nullptr, offsets};
 }
 
-// Which lines of the input rows that the next row of tiles adds this tile is to fetch: its share.
-void look_ahead(const ConvRun& run, const Part& part, int64_t y, int group, int64_t tile, TileJob& job) {
+// Where the next tile finds what this one does not read: the columns to the right, or, at the end of
+// a row of tiles, the rows below. `rows` has room for a pointer to each packed row.
+Ahead look_ahead(const ConvRun& run, const Part& part, int64_t y, int64_t stop, const float* source,
+                 size_t tile, const float** rows) {
     const Conv& conv = *run.conv;
-    const int64_t last = y * conv.stride_y - conv.pad_top + conv.rows.back().input;
-    const int64_t first = last + 1, stop = first + conv.tile_rows * conv.stride_y;
-    job.ahead_lines = 0;
-    if (first < 0 || stop > run.input.height || run.input.row == 0) return;
-    const int64_t shares = static_cast<int64_t>(run.plan->tiles.size()) * conv.groups;
-    const int64_t lines = (stop - first) * run.input.row / 16 / shares;
-    const int64_t steps = std::max<int64_t>(part.steps, 1);
-    job.ahead_lines = static_cast<int>((lines + steps - 1) / steps);
-    const int64_t share = group * static_cast<int64_t>(run.plan->tiles.size()) + tile;
-    job.ahead = reinterpret_cast<const char*>(run.input.data + first * run.input.row) + share * lines * 64;
+    const View& in = run.input;
+    const bool last = tile + 1 == run.plan->tiles.size();
+    const ColumnTile& next = run.plan->tiles[last ? 0 : tile + 1];
+    Ahead ahead{};
+    if ((last && y + conv.tile_rows >= stop) || in.strip != run.output.strip * conv.stride_x) return ahead;
+    const int64_t reach = int64_t{conv.kernel_x - 1} * conv.dilation_x - conv.pad_left;
+    const int64_t first = last ? 0 : next.first * conv.stride_x + reach;
+    const int64_t end = std::min((next.first + next.columns) * conv.stride_x + reach, in.strip);
+    if (first < 0 || end <= first) return ahead;
+    const int64_t top = (last ? y + conv.tile_rows : y) * conv.stride_y - conv.pad_top;
+    for (const Line& line : conv.rows) {
+        const int64_t from = top + line.input;
+        if (from < 0 || from >= in.height) continue;
+        rows[ahead.row_count++] = source + in.row_at(from) + first * run.kernels->lanes;
+    }
+    const int bytes = run.kernels->lanes * static_cast<int>(sizeof(float));
+    ahead.rows = rows, ahead.channel_step = in.plane;
+    ahead.lines = static_cast<int>(end - first) * bytes / static_cast<int>(kLine);
+    const int64_t pieces = int64_t{conv.inputs} * ahead.row_count, steps = std::max<int64_t>(part.steps, 1);
+    ahead.pieces = static_cast<int>((pieces + steps - 1) / steps);
+    return ahead;
 }
 
 bool continues(const Run& last, const Run& next, int lanes) {
@@ -74,6 +87,7 @@ bool continues(const Run& last, const Run& next, int lanes) {
 // What one thread needs besides images; pointers into `from`, which may be null to learn the size.
 struct Scratch {
     float *tile, *partial, *regrouped, *spots, *products;
+    const float** ahead_rows;
     ptrdiff_t* source_rows;
     int* tile_rows;
     ptrdiff_t spot_step;
@@ -96,6 +110,7 @@ Scratch scratch_parts(const Conv& conv, const Kernels& kernels, float* from) {
                                     : size_t{kMostSums} * kTileRows * kTileColumns;
     parts.partial = take(partial * lanes);
     parts.regrouped = take(conv.most_picks * kTileRows * kTileColumns * lanes);
+    parts.ahead_rows = reinterpret_cast<const float**>(take(2 * conv.rows.size()));
     parts.source_rows = reinterpret_cast<ptrdiff_t*>(take(2 * conv.rows.size()));
     parts.tile_rows = reinterpret_cast<int*>(take(conv.rows.size()));
     if (winograd) {
@@ -133,7 +148,6 @@ void compute_pairs(const Kernels& kernels, const Scratch& parts, const Part& par
         job.output = output + block.first * job.output_channel;
         job.residual = residual == nullptr ? nullptr : residual + block.first * job.residual_channel;
         kernels.conv_pairs(job);
-        job.ahead += block.steps * job.ahead_lines * 64;
     }
 }
 
@@ -206,17 +220,22 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
     job.block = conv.block;
     job.outputs = conv.outputs, job.channels = conv.inputs, job.tile_channel = conv.tile_channel;
     job.tap_offsets = conv.tap_offsets.data(), job.tap_count = static_cast<int>(conv.tap_offsets.size());
-    job.output_channel = run.output.plane, job.output_row = run.output.row;
-    job.residual_channel = run.residual.plane, job.residual_row = run.residual.row;
+    job.output_channel = run.output.plane, job.residual_channel = run.residual.plane;
 
-    for (int64_t tile = first; tile < stop; ++tile) {
-        const int64_t y = tile * conv.tile_rows;
-        job.rows = static_cast<int>(std::min<int64_t>(conv.tile_rows, run.output.height - y));
+    for (int64_t y = first; y < stop; y += conv.tile_rows) {
+        job.rows = static_cast<int>(std::min<int64_t>(conv.tile_rows, stop - y));
+        const ptrdiff_t output = run.output.row_at(y), residual = run.residual.row_at(y);
+        for (int row = 0; row < job.rows; ++row) {
+            job.output_rows[row] = run.output.row_at(y + row) - output;
+            job.residual_rows[row] = run.residual.row_at(y + row) - residual;
+        }
+        // Rows that only further rows of output would need may not have been computed yet.
+        const int64_t last = (y + job.rows - 1) * conv.stride_y + (conv.kernel_y - 1) * conv.dilation_y;
+        const int64_t end = std::min(last - conv.pad_top + 1, run.input.height);
         for (int i = 0; i < row_count; ++i) {
             const Line& line = conv.rows[static_cast<size_t>(i)];
             const int64_t from = y * conv.stride_y - conv.pad_top + line.input;
-            const bool inside = from >= 0 && from < run.input.height;
-            parts.source_rows[i] = inside ? from * run.input.row : -1;
+            parts.source_rows[i] = from >= 0 && from < end ? run.input.row_at(from) : -1;
             parts.tile_rows[i] = line.packed * conv.pitch * lanes;
         }
         for (int group = 0; group < conv.groups; ++group) {
@@ -233,13 +252,14 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
                 pack.runs = columns.runs.data();
                 pack.run_count = static_cast<int>(columns.runs.size());
                 const ptrdiff_t at = columns.first * lanes;
-                look_ahead(run, part, y, group, &columns - run.plan->tiles.data(), job);
+                const auto tile = static_cast<size_t>(&columns - run.plan->tiles.data());
+                Ahead ahead = look_ahead(run, part, y, stop, pack.source, tile, parts.ahead_rows);
+                job.ahead = &ahead;
                 job.columns = columns.columns;
-                job.output = run.output.data + channel * run.output.plane + y * run.output.row + at;
+                job.output = run.output.data + channel * run.output.plane + output + at;
                 job.residual = run.residual.data == nullptr
                                    ? nullptr
-                                   : run.residual.data + channel * run.residual.plane +
-                                         y * run.residual.row + at;
+                                   : run.residual.data + channel * run.residual.plane + residual + at;
                 compute(*run.kernels, conv, parts, part, pack, job);
             }
         }

@@ -39,11 +39,10 @@ inline __attribute__((always_inline)) void add_pairs(float* partial, const TileJ
 template <int P>
 void pairs_tile(const TileJob& job) {
     const auto* tile = reinterpret_cast<const uint32_t*>(job.tile);
-    const char* ahead = job.ahead;
     for (int row = 0; row < job.rows; ++row, tile += job.row_step) {
         for (int first = 0; first < job.outputs; first += G) {
             add_pairs<P>(job.partial, job, tile, job.words + static_cast<ptrdiff_t>(first) * job.tap_count);
-            ahead = fetch(ahead, job.ahead_lines);
+            fetch(*job.ahead, job.channels);
             const int count = job.outputs - first < G ? job.outputs - first : G;
             for (int g = 0; g < count; ++g) finish_row(job.partial + g * P * L, job, first + g, row);
         }

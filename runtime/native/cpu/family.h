@@ -52,11 +52,11 @@ inline void finish_row(const float* sums, const TileJob& job, int channel, int r
     const Epilogue& e = *job.epilogue;
     const Vec bias = spread(e.bias != nullptr ? e.bias[channel] : 0.0f), alpha = spread(e.alpha);
     const float slope = e.activation.slopes != nullptr ? e.activation.slopes[channel] : e.activation.a;
-    float* output = job.output + channel * job.output_channel + row * job.output_row;
+    float* output = job.output + channel * job.output_channel + job.output_rows[row];
     const float* residual =
         job.residual == nullptr
             ? nullptr
-            : job.residual + channel * job.residual_channel + row * job.residual_row;
+            : job.residual + channel * job.residual_channel + job.residual_rows[row];
     for (int p = 0; p < job.columns; ++p) {
         Vec v = load(sums + p * L) + bias;
         if (e.residual == static_cast<int>(Residual::before)) v += load(residual + p * L);
@@ -87,16 +87,20 @@ inline __attribute__((always_inline)) void add_taps(float* partial, const float*
     for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
 }
 
-inline const char* fetch(const char* ahead, int lines) {
-    for (int i = 0; i < lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
-    return ahead;
+// Asks for the next pieces of what the next tile reads; every step of a tile asks for a few.
+inline void fetch(Ahead& ahead, int channels) {
+    for (int i = 0; i < ahead.pieces && ahead.channel < channels; ++i) {
+        const float* from = ahead.rows[ahead.row] + ahead.channel * ahead.channel_step;
+        const char* line = reinterpret_cast<const char*>(from);
+        for (int k = 0; k < ahead.lines; ++k) __builtin_prefetch(line + k * 64, 0, 2);
+        if (++ahead.row == ahead.row_count) ahead.row = 0, ++ahead.channel;
+    }
 }
 
 template <int P>
 void nm_tile(const TileJob& job) {
     const Tap* tap = job.taps;
     const uint32_t* count = job.counts;
-    const char* ahead = job.ahead;
     for (int first = 0; first < job.outputs; first += kOutputBlock) {
         const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
         for (int block = 0; block < job.input_blocks; ++block) {
@@ -105,7 +109,7 @@ void nm_tile(const TileJob& job) {
                 const Tap* end = tap + *count++;
                 add_taps<P>(partial, job.tile, job.row_step, tap, end, block == 0);
                 tap = end;
-                ahead = fetch(ahead, job.ahead_lines);
+                fetch(*job.ahead, job.channels);
             }
         }
         for (int channel = first; channel < stop; ++channel) {
@@ -148,7 +152,6 @@ inline __attribute__((always_inline)) void add_dense(float* partial, const TileJ
 template <int P>
 void dense_tile(const TileJob& job) {
     const ptrdiff_t channel_weights = static_cast<ptrdiff_t>(job.tap_count) * G;
-    const char* ahead = job.ahead;
     for (int row = 0; row < job.rows; ++row) {
         for (int first = 0; first < job.outputs; first += kOutputBlock) {
             const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
@@ -159,7 +162,7 @@ void dense_tile(const TileJob& job) {
                     const float* weight =
                         job.weights + (out / G * static_cast<ptrdiff_t>(job.channels) + in) * channel_weights;
                     add_dense<P>(job.partial + (out - first) * P * L, job, tile, weight, count, in == 0);
-                    if (in == 0) ahead = fetch(ahead, job.ahead_lines);
+                    fetch(*job.ahead, job.channels);
                 }
             }
             for (int out = first; out < stop; ++out) {

@@ -12,6 +12,7 @@
 namespace nmk {
 
 constexpr int kTileRows = 2;     // rows of a tile
+constexpr int kMostRows = 4;     // of a tile of any kernel
 constexpr int kTileColumns = 6;  // most positions of a tile: 12 accumulators, 12 independent FMAs
 // Winograd's F(4x4, 3x3): blocks of 4 x 4 outputs from 6 x 6 inputs, and its points 0, +-near, +-far.
 constexpr int kWinogradBlock = 4, kWinogradSide = 6, kWinogradBlocks = 3;
@@ -75,6 +76,15 @@ struct Epilogue {
     int residual;  // Residual
 };
 
+// What the next tile will read, fetched into L2 meanwhile: pieces of `lines` cache lines, one for each
+// of its rows and channels, so many at each step of a tile's computation.
+struct Ahead {
+    const float* const* rows;
+    ptrdiff_t channel_step;
+    int row_count, lines, pieces;
+    int channel, row;  // of the next piece
+};
+
 // A convolution of one packed tile: kTileRows x `columns` positions, `outputs` channels.
 struct TileJob {
     const float* tile;
@@ -86,10 +96,7 @@ struct TileJob {
     const Tap* taps;
     const uint32_t* counts;
     int input_blocks;
-    // What the next tiles will read, fetched into L2 meanwhile: so many cache lines a step (an output
-    // and block of inputs, or the like), from `ahead` on.
-    const char* ahead;
-    int ahead_lines;
+    Ahead* ahead;
     float* partial;  // kOutputBlock x kTileRows x kTileColumns vectors
     // dense: weights [outputs / G][channels][taps][G], input channels taken `block` at a time
     int block;
@@ -103,9 +110,9 @@ struct TileJob {
     ptrdiff_t pair_step;
     const Epilogue* epilogue;
     float* output;
-    ptrdiff_t output_channel, output_row;
+    ptrdiff_t output_channel, output_rows[kMostRows];  // floats to the next channel, to each row
     const float* residual;
-    ptrdiff_t residual_channel, residual_row;
+    ptrdiff_t residual_channel, residual_rows[kMostRows];
 };
 
 // A tile of 4 rows and up to kWinogradBlocks blocks; its inputs are packed a channel at a time.

@@ -112,9 +112,8 @@ void conv_pairs(const TileJob& job) {
     const auto* tile = reinterpret_cast<const uint32_t*>(job.tile);
     const int vectors = job.rows * job.columns;
     const auto place = [&](int i, ptrdiff_t row) { return i / job.columns * row + i % job.columns * L; };
-    const char* ahead = job.ahead;
     for (int first = 0; first < job.outputs; first += 32) {
-        ahead = fetch(ahead, job.ahead_lines);
+        fetch(*job.ahead, job.channels);
         const bool wide = job.outputs - first > 16;
         const uint32_t* weight = job.words + static_cast<ptrdiff_t>(first / 16) * job.tap_count * kTileWords;
         for (int i = 0; i < vectors; i += 2) {

@@ -57,7 +57,7 @@ inline void winograd_input(const WinogradJob& job, int channel) {
 
 // WG outputs: at each spot a product of matrices, weights [spot][channel][WG].
 template <int P>
-inline const char* winograd_products(const WinogradJob& job, const float* weight, const char* ahead) {
+inline void winograd_products(const WinogradJob& job, const float* weight) {
     for (int spot = 0; spot < kSpots; ++spot) {
         Vec sum[WG][P];
 #pragma GCC unroll 8
@@ -82,9 +82,8 @@ inline const char* winograd_products(const WinogradJob& job, const float* weight
 #pragma GCC unroll 4
             for (int p = 0; p < P; ++p) store(to + (g * P + p) * kSpots * L, sum[g][p]);
         }
-        ahead = fetch(ahead, job.tile.ahead_lines);
+        fetch(*job.tile.ahead, job.tile.channels);
     }
-    return ahead;
 }
 
 // The 36 vectors of one block -> 4 x 4 outputs, in rows of 4 P positions.
@@ -110,10 +109,9 @@ void winograd_tile(const WinogradJob& job) {
         pack(one);
         winograd_input<P>(job, channel);
     }
-    const char* ahead = job.tile.ahead;
     const ptrdiff_t group_weights = static_cast<ptrdiff_t>(kSpots) * job.tile.channels * WG;
     for (int first = 0; first < job.tile.outputs; first += WG) {
-        ahead = winograd_products<P>(job, job.tile.weights + first / WG * group_weights, ahead);
+        winograd_products<P>(job, job.tile.weights + first / WG * group_weights);
         const int count = job.tile.outputs - first < WG ? job.tile.outputs - first : WG;
         for (int g = 0; g < count; ++g) {
             for (int p = 0; p < P; ++p) {
