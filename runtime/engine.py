@@ -53,6 +53,7 @@ class Engine:
     Attributes:
         path: the engine's folder.
         manifest: its sizes, range and inputs.
+        isa: the family of libnmk's kernels that it runs in, None where another runtime runs it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Engine:
     ) -> None:
         self.path = path
         self.manifest = manifest
+        self.isa: str | None = getattr(executor, "isa", None)
         self._executor = executor
 
     def run(self, x: Tensor, /, **extras: ArrayLike) -> Tensor:

@@ -1,0 +1,77 @@
+"""The most modern instruction set that a benchmark may use -> every runtime held to it.
+
+| --isa | our kernels (NMK_ISA) | OpenVINO, torch's oneDNN | torch's own loops |
+| --- | --- | --- | --- |
+| portable | portable | SSE41, the least that oneDNN knows | default |
+| avx2 | avx2 | AVX2 | avx2 |
+| avx512 | avx512 | AVX512_CORE_FP16: all of AVX-512, bf16 among it, and no AMX | avx512 |
+| amx | the best there is | AVX512_CORE_AMX | avx512 |
+
+ONNX Runtime's kernels (MLAS) have no such switch and use all that the processor has.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+from nmcompile.errors import NmcompileError
+from nmcompile.runtime import native
+
+
+@dataclass(frozen=True)
+class Cap:
+    """One instruction set as each runtime calls it.
+
+    Attributes:
+        needed: features of the processor, as nmcompile.runtime.native.cpu_features names them.
+        ours: NMK_ISA; "" leaves libnmk its choice.
+        onednn: ONEDNN_MAX_CPU_ISA.
+        aten: ATEN_CPU_CAPABILITY.
+    """
+
+    needed: frozenset[str]
+    ours: str
+    onednn: str
+    aten: str
+
+
+_AVX2 = frozenset(("AVX2", "FMA"))
+_AVX512 = _AVX2 | {"AVX512F", "AVX512BW", "AVX512VL"}
+CAPS = {
+    "portable": Cap(frozenset(), "portable", "SSE41", "default"),
+    "avx2": Cap(_AVX2, "avx2", "AVX2", "avx2"),
+    "avx512": Cap(_AVX512, "avx512", "AVX512_CORE_FP16", "avx512"),
+    "amx": Cap(_AVX512 | {"AMX_TILE", "AMX_BF16"}, "", "AVX512_CORE_AMX", "avx512"),
+}
+# Read once, when one of these packages is loaded.
+_LOADED_ONCE = ("openvino", "torch")
+UNCAPPED = "ONNX Runtime has no switch for the instruction set and used all that the processor has"
+
+
+def cap_isa(name: str) -> None:
+    """Holds libnmk, OpenVINO and torch in this process to an instruction set.
+
+    Raises:
+        NmcompileError: there is none of that name, the processor lacks it, or a runtime that reads
+            it only once is loaded already.
+    """
+    if name not in CAPS:
+        raise NmcompileError(f"--isa {name}: expected one of {', '.join(CAPS)}")
+    cap, features = CAPS[name], set(native.cpu_features())
+    missing = sorted(cap.needed - features)
+    if missing:
+        able = [other for other, its in CAPS.items() if its.needed <= features]
+        raise NmcompileError(
+            f"--isa {name}: this processor ({native.cpu_name()}) lacks {', '.join(missing)}; "
+            f"give one of {', '.join(able)}"
+        )
+    wanted = {"ONEDNN_MAX_CPU_ISA": cap.onednn, "ATEN_CPU_CAPABILITY": cap.aten}
+    late = [package for package in _LOADED_ONCE if package in sys.modules]
+    if late and any(os.environ.get(key) != value for key, value in wanted.items()):
+        raise NmcompileError(
+            f"--isa {name}: {' and '.join(late)} read the instruction set when they were loaded, "
+            "which they are already; run `nmcompile bench` in a process of its own"
+        )
+    os.environ.update(wanted, NMK_ISA=cap.ours)
