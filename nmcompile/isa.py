@@ -2,12 +2,13 @@
 
 | --isa | our kernels (NMK_ISA) | OpenVINO, torch's oneDNN | torch's own loops |
 | --- | --- | --- | --- |
-| portable | portable | SSE41, the least that oneDNN knows | default |
+| portable | portable | AVX, the least that OpenVINO still makes convolutions for | default |
 | avx2 | avx2 | AVX2 | avx2 |
 | avx512 | avx512 | AVX512_CORE_FP16: all of AVX-512, bf16 among it, and no AMX | avx512 |
 | amx | the best there is | AVX512_CORE_AMX | avx512 |
 
-ONNX Runtime's kernels (MLAS) have no such switch and use all that the processor has.
+ONNX Runtime's kernels (MLAS) have no such switch and use all that the processor has. OpenVINO's
+convolutions obey; a few of its own loops over elements do not.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Cap:
 _AVX2 = frozenset(("AVX2", "FMA"))
 _AVX512 = _AVX2 | {"AVX512F", "AVX512BW", "AVX512VL"}
 CAPS = {
-    "portable": Cap(frozenset(), "portable", "SSE41", "default"),
+    "portable": Cap(frozenset(), "portable", "AVX", "default"),
     "avx2": Cap(_AVX2, "avx2", "AVX2", "avx2"),
     "avx512": Cap(_AVX512, "avx512", "AVX512_CORE_FP16", "avx512"),
     "amx": Cap(_AVX512 | {"AMX_TILE", "AMX_BF16"}, "", "AVX512_CORE_AMX", "avx512"),
@@ -48,6 +49,15 @@ CAPS = {
 # Read once, when one of these packages is loaded.
 _LOADED_ONCE = ("openvino", "torch")
 UNCAPPED = "ONNX Runtime has no switch for the instruction set and used all that the processor has"
+
+
+def openvino_precision() -> str:
+    """The precision to ask of OpenVINO where it is left its choice; "" if it may choose.
+
+    It takes bf16 wherever the processor has it, also below a cap that forbids those instructions,
+    and then finds no kernel. Held to AVX2, a processor is one without bf16.
+    """
+    return "f32" if os.environ.get("ONEDNN_MAX_CPU_ISA") in ("AVX", "AVX2") else ""
 
 
 def cap_isa(name: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmcompile.errors import NmcompileError
+from nmcompile.isa import openvino_precision
 from nmcompile.runtime.executor import OrtExecutor
 
 Tensor = NDArray[np.float32]
@@ -70,8 +71,8 @@ def _openvino(
     model = core.read_model(str(_part(folder, "dense.onnx")))
     model.reshape({name: list(value.shape) for name, value in inputs.items()})
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    if precision:
-        options["INFERENCE_PRECISION_HINT"] = precision
+    if precision or openvino_precision():
+        options["INFERENCE_PRECISION_HINT"] = precision or openvino_precision()
     compiled = core.compile_model(model, "CPU", options)
     request = compiled.create_infer_request()
     return Peer(

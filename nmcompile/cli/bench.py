@@ -19,7 +19,9 @@ from nmcompile.errors import NmcompileError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `nmcompile bench`."""
-    parser.add_argument("engine", metavar="ENGINE", help="the engine's folder")
+    parser.add_argument(
+        "engine", metavar="ENGINE", help="the engine's folder (./compare if it is called compare)"
+    )
     parser.add_argument(
         "--against",
         metavar="NAMES",
