@@ -42,7 +42,7 @@ class Settings:
     Attributes:
         task: what the network does; found by trial if None.
         source: calibration images; scikit-image's photographs if None.
-        target: cpu or onnx.
+        target: cpu, cpu:avx512, cpu:avx2, cpu:portable or onnx.
         budget: what the result may cost.
         patterns: candidates; the target's own if None.
         uniform: one pattern for the whole trunk instead of a search.

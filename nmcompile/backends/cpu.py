@@ -11,14 +11,19 @@ import numpy as np
 from nmcompile.backends.native import UnsupportedError, lower
 from nmcompile.backends.onnx import OnnxTarget
 from nmcompile.context import ConvSpec
+from nmcompile.errors import NmcompileError
+from nmcompile.isa import CAPS
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Layer
 from nmcompile.program import Program
 from nmcompile.runtime import native
 from nmcompile.runtime.executor import available_cores
-from nmcompile.runtime.native.blob import ConvShape, Kind, Operation, Value, conv_data, pack
+from nmcompile.runtime.native.blob import ConvShape, Isa, Kind, Operation, Value, conv_data, pack
 from nmcompile.runtime.native.program import NativeProgram
 
+# Targets that are limited to a family of kernels: what they produce runs on lesser machines as fast
+# as it was timed here, and on others no slower.
+FAMILIES = ("cpu:portable", "cpu:avx2", "cpu:avx512")
 _SECONDS = 0.05
 _LEAST_RUNS = 5
 
@@ -30,10 +35,20 @@ class CpuTarget:
     note = ""
 
     def __init__(self, name: str = "cpu", threads: int | None = None) -> None:
-        """Args: name: as the user wrote it; threads: None for all cores."""
+        """A target.
+
+        Args:
+            name: cpu, or one of FAMILIES.
+            threads: None for all cores.
+
+        Raises:
+            NmcompileError: the family's kernels cannot be timed on this processor.
+        """
         self.name = name
         self.threads = threads
-        self._isa = native.isa()
+        self._most = most_isa(name)
+        self._isa = min(Isa[native.isa().upper()], self._most or Isa.AVX512).name.lower()
+        _check_timable(name, self._most)
         self._portable = OnnxTarget(name, threads)
 
     def fitted(self, program: Program) -> CpuTarget | OnnxTarget:
@@ -61,7 +76,7 @@ class CpuTarget:
         """Median time of the layer in a program, its activations in the kernels' layout."""
         if spec.op != "conv2d":
             return self._portable.latency_ms(spec, kernel)
-        program = NativeProgram(_single(spec, _pattern_of(kernel)))
+        program = NativeProgram(_single(spec, _pattern_of(kernel), self._most))
         x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
         threads = self.threads or available_cores()
         program.run([x], threads)
@@ -76,12 +91,27 @@ class CpuTarget:
         return self._portable.default_patterns()
 
 
+def most_isa(target: str) -> Isa:
+    """The most modern kernels that an engine for that target may use."""
+    family = target.partition(":")[2]
+    return Isa[family.upper()] if family else Isa.BEST
+
+
+def _check_timable(name: str, most: Isa) -> None:
+    family = most.name.lower()
+    if most and not CAPS[family].needed <= set(native.cpu_features()):
+        raise NmcompileError(
+            f"--target {name}: this processor lacks {family}, so that its kernels cannot be timed "
+            "here; give --target cpu, or compile where there is one"
+        )
+
+
 def _pattern_of(kernel: str) -> Pattern:
     form = kernel.split(".")[1]
     return DENSE if form == "dense" else Pattern.parse(form.removeprefix("nm-"))
 
 
-def _single(spec: ConvSpec, pattern: Pattern) -> bytes:
+def _single(spec: ConvSpec, pattern: Pattern, isa: Isa) -> bytes:
     """A program of that one call, weights drawn at random and kept as the pattern says."""
     weight = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
     for start, size, kept in pattern.group_sizes(spec.shape[1]):
@@ -94,4 +124,5 @@ def _single(spec: ConvSpec, pattern: Pattern) -> bytes:
     shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
     data = conv_data(weight, np.zeros(outputs, np.float32), sparse)
     step = Operation(Kind.CONV2D, (0,), 1, shape.params(sparse=sparse), data=data)
-    return pack([inputs, outputs], [Value(0, 0, inputs), Value(1, 0, outputs)], [step], 1, [1])
+    values = [Value(0, 0, inputs), Value(1, 0, outputs)]
+    return pack([inputs, outputs], values, [step], 1, [1], isa)

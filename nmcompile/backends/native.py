@@ -15,6 +15,7 @@ from nmcompile.program import Program
 from nmcompile.runtime.native.blob import (
     Activation,
     ConvShape,
+    Isa,
     Kind,
     Pointwise,
     Residual,
@@ -28,15 +29,19 @@ class UnsupportedError(Exception):
     """An operation that the native backend does not have; str() names it."""
 
 
-def lower(program: Program) -> bytes:
+def lower(program: Program, isa: Isa = Isa.BEST) -> bytes:
     """Packs the network; layers that the plan makes sparse take the sparse kernels.
+
+    Args:
+        program: the network.
+        isa: the most modern kernels that it may use.
 
     Raises:
         UnsupportedError: the graph has an operation that the native backend lacks.
     """
     if program.interface.extra_inputs:
         raise UnsupportedError("a second input")
-    return Lowering(program).run()
+    return Lowering(program).run(isa)
 
 
 def why_not(program: Program) -> str:
@@ -59,7 +64,7 @@ class Lowering:
         plan = program.plan
         self.sparse = {x.name for x in plan.layers if not x.pattern.is_dense} if plan else set()
 
-    def run(self) -> bytes:
+    def run(self, isa: Isa = Isa.BEST) -> bytes:
         """The packed program."""
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
@@ -71,7 +76,7 @@ class Lowering:
                 self.steps.outputs.append(self.tensor(result))
             elif node.op == "call_function" and node.target is not aten.sym_size.int:
                 self._call(node)
-        return self.steps.to_bytes()
+        return self.steps.to_bytes(isa)
 
     def _call(self, node: fx.Node) -> None:
         conv = read_conv(node)

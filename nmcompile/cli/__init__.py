@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -110,6 +111,8 @@ def _run(words: list[str]) -> int:
     if not words:
         raise NmcompileError("no network and no command given (see `nmcompile --help`)")
     execute, arguments = parse(words)
+    if getattr(arguments, "verbose", False):
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     return execute(arguments)
 
 

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(ONNX Runtime cannot be held to one)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -86,7 +87,7 @@ def _show(found: dict[str, Any]) -> None:
     console.print(found["cpu"], markup=False)
     if found["others"] > MOST_DISTURBED:
         share = f"{found['others']:.0%} of the cores' time"
-        console.print(f"note: other work took {share} meanwhile, so that this tells little")
+        console.print(f"note: other work took {share} meanwhile: this tells little", soft_wrap=True)
     if found["note"]:
         console.print(f"note: {found['note']}", markup=False, soft_wrap=True)
 

@@ -71,6 +71,11 @@ NMK_API nmk_program* nmk_program_load(const void* bytes, size_t size, char* text
 /* Frees a program that no thread is running; NULL is allowed. */
 NMK_API void nmk_program_free(nmk_program* program);
 
+/* The family of kernels that it was loaded for, as nmk_isa names them, or the lesser one that the
+ * program itself is limited to. The text lives as long as the library.
+ */
+NMK_API const char* nmk_program_isa(const nmk_program* program);
+
 /* How many images it takes and gives, and of how many operations it consists. Always 0. */
 NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
                                uint32_t* operations);
