@@ -60,7 +60,7 @@ class Case:
 
 
 _X4 = {"dense": {"openvino": 1.3}, "macs=0.5": {"openvino": 2.0}}
-_DNCNN = {"dense": {}, "2:4": {}, "64x2:4": {"openvino": 3.0}}
+_DNCNN = {"dense": {}, "64x2:4": {"openvino": 3.0}}
 CASES = {
     "edsr": Case(
         "edsr_f64b5_x2", "sr:2", (180, 320),
