@@ -24,7 +24,7 @@ from nmcompile.runtime.inputs import filled
 
 FEWEST_ROUNDS = 5
 _DEFAULT_SIZE = (180, 320)
-_WARM_UP = 2
+_LONG = 1.0  # seconds; a shorter run is warmed up by a second one
 _OURS = "ours "  # no peer's name has a space
 _PAUSE = 0.01  # seconds: lets the last runtime's threads fall asleep before the next is timed
 
@@ -149,7 +149,9 @@ def interleaved(
     What slows a machine for a while (heat, a neighbour) then slows all of them alike.
     """
     for run in runs.values():
-        for _ in range(_WARM_UP):
+        start = time.perf_counter()
+        run()
+        if time.perf_counter() - start < _LONG:
             run()
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}
