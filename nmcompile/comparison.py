@@ -29,7 +29,7 @@ from nmcompile.neighbours import MOST_DISTURBED
 _BETWEEN_PROCESSES = 0.01
 _SURE = 2.33  # 99 %, one-sided, of a normal distribution
 _RESAMPLES = 1000
-_SAME = {"size": "input size", "threads": "threads", "isa": "--isa", "cpu": "processor"}
+_SAME = {"size": "input size", "threads": "number of threads", "isa": "--isa", "cpu": "processor"}
 
 Document = Mapping[str, Any]
 

@@ -125,7 +125,7 @@ def test_a_peer_of_another_version_is_left_out():
     ("change", "said"),
     [
         ({"size": [180, 320]}, "the input size differs"),
-        ({"threads": 2}, "the threads differs"),
+        ({"threads": 2}, "the number of threads differs"),
         ({"isa": "avx2"}, "the --isa differs"),
         ({"cpu": "Other CPU"}, "the processor differs"),
     ],
