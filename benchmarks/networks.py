@@ -9,7 +9,7 @@ from pathlib import Path
 from nmcompile.capture import capture
 from nmcompile.data import Source
 from nmcompile.errors import NmcompileError
-from nmcompile.loading import load_model
+from nmcompile.loading import Model, load_model
 from nmcompile.program import Program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,10 +29,13 @@ class Network:
     arch: str
     value_range: float = 1.0
 
+    def model(self) -> Model:
+        """The network as it was published."""
+        return load_model(data_root() / "weights" / self.weights, f"examples.models.{self.arch}")
+
     def program(self) -> Program:
         """The network, captured."""
-        model = load_model(data_root() / "weights" / self.weights, f"examples.models.{self.arch}")
-        return capture(model, value_range=self.value_range)
+        return capture(self.model(), value_range=self.value_range)
 
 
 # Named as in the data folder's measured.json.

@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 
 from nmcompile.engine import Manifest
 from nmcompile.errors import NmcompileError
-from nmcompile.peers import Tensor, default_peers, open_peer
+from nmcompile.isa import UNCAPPED, cap_isa
+from nmcompile.neighbours import Neighbours
+from nmcompile.peers import Peer, Tensor, default_peers, open_peer
 from nmcompile.runtime import Engine, load, native
 from nmcompile.runtime.executor import check_threads
 from nmcompile.runtime.inputs import filled
 
 FEWEST_ROUNDS = 5
 _DEFAULT_SIZE = (180, 320)
-_WARM_UP = 2
+_LONG = 1.0  # seconds; a shorter run is warmed up by a second one
+_OURS = "ours "  # no peer's name has a space
 _PAUSE = 0.01  # seconds: lets the last runtime's threads fall asleep before the next is timed
 
 
@@ -32,10 +36,11 @@ def bench(
     threads: int | None = None,
     rounds: int | None = None,
     seconds: float = 2.0,
+    isa: str | None = None,
 ) -> dict[str, Any]:
     """Times an engine and its peers, each once in every round, in rotating order.
 
-    The torch peer sets the number of torch's threads for the whole process.
+    The torch peer sets the number of torch's threads for the whole process, `isa` the environment.
 
     Args:
         folder: the engine.
@@ -45,45 +50,94 @@ def bench(
         threads: threads of every runtime; None takes every core.
         rounds: how many rounds, at least 5; None goes on for `seconds`.
         seconds: least time for all rounds together, if `rounds` is None.
+        isa: the most modern instruction set that ours and the peers may use, by its name in
+            nmcompile.isa.CAPS; None lets each take the best it knows.
 
     Returns:
-        `ours`: `ms` (median), `min`, `max`; `peers`: for each name the same, `ratio` (median over
-        the rounds of peer time / our time), `ratio_low` and `ratio_high` (its quartiles),
-        `version` and `precision`; `size`, `threads`, `rounds`, `cpu`, and `note`: what the
-        engine's receipt says about its kernels, or "".
+        `engine`: the folder's name; `ours`: `ms` (median), `min`, `max`, `times` (milliseconds of
+        every round), `isa` (the family of our kernels, null where ONNX Runtime runs the engine);
+        `peers`: for each name `ms`, `min`, `max`, `times`, `isa` (what it was held to, null if
+        nothing), `ratio` (median over the rounds of peer time / our time), `ratio_low` and
+        `ratio_high` (its quartiles), `version` and `precision`; `size`, `threads`, `isa` (as
+        asked), `rounds`, `others` (share of the cores' time that other work took), `cpu`, and
+        `note`: what the engine's receipt says about its kernels and which runtime was not held to
+        `isa`, or "".
 
     Raises:
-        NmcompileError: no engine, an unknown or missing peer, or an impossible size.
+        NmcompileError: no engine, an unknown or missing peer, or an impossible size or isa.
     """
+    return bench_together([folder], against, size, threads, rounds, seconds, isa)[0]
+
+
+def bench_together(
+    folders: Sequence[Path | str],
+    against: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    threads: int | None = None,
+    rounds: int | None = None,
+    seconds: float = 2.0,
+    isa: str | None = None,
+) -> list[dict[str, Any]]:
+    """As `bench`, for engines of one network: a document each, the peers timed once for all.
+
+    The peers run the dense original of the first engine.
+    """
+    if isa is not None:
+        cap_isa(isa)
     count = check_threads(threads)
-    engine = load(folder, count)
-    shape = (1, engine.manifest.channels, *(size or _default_size(engine.manifest)))
-    image = natural_image(shape, engine.manifest.value_range)
-    inputs = {engine.manifest.input_name: image}
-    for extra in engine.manifest.extra_inputs:
-        inputs[extra.name] = filled(extra, extra.value, shape)
-    engine.run(image)  # a size that the network does not take is told before peers are loaded
+    engines = [load(folder, count) for folder in folders]
+    inputs = _inputs(engines[0].manifest, size)
+    image = inputs[engines[0].manifest.input_name]
+    for engine in engines:
+        engine.run(image)  # a size that it does not take is told before peers are loaded
     names = default_peers() if against is None else list(dict.fromkeys(against))
-    peers = {name: open_peer(name, engine.path, inputs, count) for name in names}
-    runs = {"ours": lambda: engine.run(image), **{name: peer.run for name, peer in peers.items()}}
-    times = interleaved(runs, rounds, seconds)
-    ours = times.pop("ours")
+    peers = {name: open_peer(name, engines[0].path, inputs, count) for name in names}
+    runs: dict[str, Callable[[], object]] = {
+        f"{_OURS}{index}": partial(engine.run, image) for index, engine in enumerate(engines)
+    }
+    neighbours = Neighbours()
+    times = interleaved({**runs, **{n: peer.run for n, peer in peers.items()}}, rounds, seconds)
+    others = neighbours.share()
+    return [
+        {
+            "engine": engine.path.resolve().name,
+            "ours": {**_summary(times[f"{_OURS}{index}"]), "isa": engine.isa},
+            "peers": _peers(peers, times, times[f"{_OURS}{index}"], isa),
+            "size": list(image.shape[2:]),
+            "threads": count,
+            "isa": isa,
+            "rounds": len(times[f"{_OURS}{index}"]),
+            "others": others,
+            "cpu": _cpu_name(),
+            "note": _note(engine, isa, peers),
+        }
+        for index, engine in enumerate(engines)
+    ]
+
+
+def _inputs(manifest: Manifest, size: tuple[int, int] | None) -> dict[str, Tensor]:
+    shape = (1, manifest.channels, *(size or _default_size(manifest)))
+    inputs = {manifest.input_name: natural_image(shape, manifest.value_range)}
+    for extra in manifest.extra_inputs:
+        inputs[extra.name] = filled(extra, extra.value, shape)
+    return inputs
+
+
+def _peers(
+    peers: Mapping[str, Peer],
+    times: Mapping[str, NDArray[np.float64]],
+    ours: NDArray[np.float64],
+    isa: str | None,
+) -> dict[str, Any]:
     return {
-        "ours": _summary(ours),
-        "peers": {
-            name: {
-                **_summary(found),
-                **_ratio(found / ours),
-                "version": peers[name].version,
-                "precision": peers[name].precision,
-            }
-            for name, found in times.items()
-        },
-        "size": list(shape[2:]),
-        "threads": count,
-        "rounds": len(ours),
-        "cpu": _cpu_name(),
-        "note": _note(engine),
+        name: {
+            **_summary(times[name]),
+            **_ratio(times[name] / ours),
+            "version": peer.version,
+            "precision": peer.precision,
+            "isa": isa if peer.capped else None,
+        }
+        for name, peer in peers.items()
     }
 
 
@@ -95,7 +149,9 @@ def interleaved(
     What slows a machine for a while (heat, a neighbour) then slows all of them alike.
     """
     for run in runs.values():
-        for _ in range(_WARM_UP):
+        start = time.perf_counter()
+        run()
+        if time.perf_counter() - start < _LONG:
             run()
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -134,8 +190,13 @@ def _default_size(manifest: Manifest) -> tuple[int, int]:
     return height, width
 
 
-def _summary(times: NDArray[np.float64]) -> dict[str, float]:
-    return {"ms": float(np.median(times)), "min": float(times.min()), "max": float(times.max())}
+def _summary(times: NDArray[np.float64]) -> dict[str, Any]:
+    return {
+        "ms": float(np.median(times)),
+        "min": float(times.min()),
+        "max": float(times.max()),
+        "times": [float(f"{time:.6g}") for time in times],
+    }
 
 
 def _ratio(ratios: NDArray[np.float64]) -> dict[str, float]:
@@ -143,10 +204,12 @@ def _ratio(ratios: NDArray[np.float64]) -> dict[str, float]:
     return {"ratio": float(middle), "ratio_low": float(low), "ratio_high": float(high)}
 
 
-def _note(engine: Engine) -> str:
-    """What the receipt says about the engine's kernels, for instance that they are dense."""
+def _note(engine: Engine, isa: str | None, peers: Mapping[str, Peer]) -> str:
+    """What the receipt says about the kernels (that they are dense, say), and who went uncapped."""
     receipt = engine.path / "receipt.json"
-    return str(json.loads(receipt.read_text()).get("note", "")) if receipt.is_file() else ""
+    note = str(json.loads(receipt.read_text()).get("note", "")) if receipt.is_file() else ""
+    free = engine.isa is None or not all(peer.capped for peer in peers.values())
+    return "; ".join(filter(None, (note, UNCAPPED if isa and free else "")))
 
 
 def _cpu_name() -> str:

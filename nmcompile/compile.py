@@ -43,7 +43,7 @@ class Settings:
     Attributes:
         task: what the network does; found by trial if None.
         source: calibration images; scikit-image's photographs if None.
-        target: cpu or onnx.
+        target: cpu, cpu:ISA (a name of nmcompile.isa.CAPS) or onnx.
         budget: what the result may cost.
         patterns: candidates; the target's own if None.
         uniform: one pattern for the whole trunk instead of a search.

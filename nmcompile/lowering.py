@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import nmcompile
+from nmcompile.backends.cpu import most_isa
 from nmcompile.backends.native import lower
 from nmcompile.backends.onnx import (
     check_onnx,
@@ -30,7 +31,8 @@ _SLACK = 1.5
 def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> None:
     """Writes what the target runs, model.onnx, and the dense original to compare with."""
     if ctx.target.executor == "native":
-        (folder / NATIVE).write_bytes(lower(sparse, ctx.target.precision == "bf16"))
+        isa, bf16 = most_isa(ctx.target.name), ctx.target.precision == "bf16"
+        (folder / NATIVE).write_bytes(lower(sparse, isa, bf16))
     exported = export_program(dense)
     with quiet():
         torch.export.save(exported, folder / "dense.pt2")

@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmcompile.errors import NmcompileError
+from nmcompile.isa import openvino_precision
 from nmcompile.runtime.executor import OrtExecutor
 
 Tensor = NDArray[np.float32]
@@ -24,13 +26,15 @@ class Peer:
 
     Attributes:
         version: the version of its package.
-        precision: the type it computes in unless told otherwise, which it is not.
+        precision: the type it computes in.
         run: runs the network once.
+        capped: whether it obeys nmcompile.isa.cap_isa.
     """
 
     version: str
     precision: str
     run: Callable[[], object]
+    capped: bool = True
 
 
 def default_peers() -> list[str]:
@@ -55,21 +59,25 @@ def open_peer(name: str, folder: Path, inputs: Mapping[str, Tensor], threads: in
 def _onnxruntime(folder: Path, inputs: Mapping[str, Tensor], threads: int) -> Peer:
     version = importlib.import_module("onnxruntime").__version__
     executor = OrtExecutor(_part(folder, "dense.onnx"), threads)
-    return Peer(version, "f32", lambda: executor(inputs))
+    return Peer(version, "f32", lambda: executor(inputs), capped=False)
 
 
-def _openvino(folder: Path, inputs: Mapping[str, Tensor], threads: int) -> Peer:
+def _openvino(
+    folder: Path, inputs: Mapping[str, Tensor], threads: int, precision: str = ""
+) -> Peer:
+    """OpenVINO; precision "" leaves it its own choice, such as bf16 where it is fast."""
     openvino = importlib.import_module("openvino")
     core = openvino.Core()
     model = core.read_model(str(_part(folder, "dense.onnx")))
     model.reshape({name: list(value.shape) for name, value in inputs.items()})
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    if precision or openvino_precision():
+        options["INFERENCE_PRECISION_HINT"] = precision or openvino_precision()
     compiled = core.compile_model(model, "CPU", options)
-    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     request = compiled.create_infer_request()
     return Peer(
         metadata.version("openvino"),
-        precision,
+        compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
         lambda: request.infer(dict(inputs), share_inputs=True, share_outputs=True),
     )
 
@@ -100,5 +108,10 @@ def _part(folder: Path, name: str) -> Path:
 PEERS: dict[str, tuple[str, str, Callable[[Path, Mapping[str, Tensor], int], Peer]]] = {
     "onnxruntime": ("onnxruntime", "pip install onnxruntime", _onnxruntime),
     "openvino": ("openvino", "pip install nmcompile[peers]", _openvino),
+    "openvino-f32": (
+        "openvino",
+        "pip install nmcompile[peers]",
+        partial(_openvino, precision="f32"),
+    ),
     "torch": ("torch", "pip install torch", _torch),
 }

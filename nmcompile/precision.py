@@ -80,14 +80,14 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
 def _obstacle(target: Target) -> str:
     if not isinstance(target, CpuTarget):
         return "ONNX Runtime runs this engine, in fp32"
-    if not native.has_bf16():
-        return f"kernels for {native.isa()} gain nothing by bf16"
+    if target.isa not in native.GAIN_BY_BF16:
+        return f"kernels for {target.isa} gain nothing by bf16"
     return ""
 
 
 def _compared(program: Program, ctx: Context) -> Precision:
     threads = ctx.target.threads or available_cores()
-    single, half = (NativeProgram(lower(program, bf16)) for bf16 in (False, True))
+    single, half = (NativeProgram(lower(program, bf16=bf16)) for bf16 in (False, True))
     loss, agreement = _quality(program, ctx, _runner(single, threads), _runner(half, threads))
     shape = (1, program.interface.channels, *ctx.reference_size)
     x = np.random.default_rng(0).random(shape, np.float32)

@@ -54,7 +54,7 @@ def prepare(
         program: a captured network.
         task: what it does.
         source: calibration images; scikit-image's photographs if None.
-        target: cpu or onnx.
+        target: cpu, cpu:avx512, cpu:avx2, cpu:portable or onnx.
         threads: for timing; all cores if None.
         budget: see nmcompile.budget.
         patterns: candidates; the target's own if None.

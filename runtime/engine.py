@@ -44,7 +44,22 @@ def load(path: Path | str, threads: int | None = None, check_parts: bool = True)
             "and native; "
             f"update nmcompile (the engine was made by {manifest.created_by or 'unknown'})"
         ) from None
-    return Engine(folder, manifest, executor)
+    engine = Engine(folder, manifest, executor)
+    _tell(engine)
+    return engine
+
+
+def _tell(engine: Engine) -> None:
+    """Logs which kernels were chosen; warns where they are not those that the engine is for."""
+    runs_in = f"libnmk's {engine.isa} kernels" if engine.isa else engine.manifest.executor
+    _LOGGER.info("%s runs in %s", engine.path, runs_in)
+    wanted = engine.manifest.target.partition(":")[2]
+    if engine.isa and wanted not in ("", engine.isa):
+        _LOGGER.warning(
+            "%s was compiled for %s kernels, which this processor or NMK_ISA excludes; it runs in "
+            "%s kernels, where other patterns may be faster: compile it with --target cpu:%s",
+            engine.path, wanted, engine.isa, engine.isa,
+        )  # fmt: skip
 
 
 class Engine:
@@ -53,6 +68,7 @@ class Engine:
     Attributes:
         path: the engine's folder.
         manifest: its sizes, range and inputs.
+        isa: the family of libnmk's kernels that it runs in, None where another runtime runs it.
     """
 
     def __init__(
@@ -63,6 +79,7 @@ class Engine:
     ) -> None:
         self.path = path
         self.manifest = manifest
+        self.isa: str | None = getattr(executor, "isa", None)
         self._executor = executor
 
     def run(self, x: Tensor, /, **extras: ArrayLike) -> Tensor:

@@ -80,6 +80,7 @@ class NativeExecutor:
         except OSError as error:
             raise NmcompileError(f"{model_path}: cannot be read ({error})") from None
         self._program = NativeProgram(packed, str(model_path))
+        self.isa = self._program.isa
         self._threads = threads
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:

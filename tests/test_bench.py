@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import nmcompile.bench
-from nmcompile.bench import FEWEST_ROUNDS, bench, interleaved, natural_image
+from nmcompile.bench import FEWEST_ROUNDS, bench, bench_together, interleaved, natural_image
 from nmcompile.cli import main
 from nmcompile.peers import default_peers
 from tests import engines
@@ -41,13 +41,19 @@ def failing(capsys, *words):
 
 def test_the_document(engine, capsys):
     found = document(capsys, engine, "--size", "16x24", "--against", "onnxruntime,openvino")
-    assert set(found) == {"ours", "peers", "size", "threads", "rounds", "cpu", "note"}
+    assert set(found) == {
+        "engine", "ours", "peers", "size", "threads", "isa", "rounds", "others", "cpu", "note",
+    }  # fmt: skip
+    assert (found["engine"], found["isa"], found["ours"]["isa"]) == ("engine", None, None)
+    assert 0 <= found["others"] <= 1
     assert (found["size"], found["threads"], found["rounds"]) == ([16, 24], 1, FEWEST_ROUNDS)
     assert found["note"] == "dense kernel: no speed-up"
     assert found["cpu"]
     assert list(found["peers"]) == ["onnxruntime", "openvino"]
     for row in (found["ours"], *found["peers"].values()):
         assert 0 < row["min"] <= row["ms"] <= row["max"]
+        assert len(row["times"]) == FEWEST_ROUNDS
+        assert min(row["times"]) == pytest.approx(row["min"], rel=1e-5)
     for peer in found["peers"].values():
         assert 0 < peer["ratio_low"] <= peer["ratio"] <= peer["ratio_high"]
         assert peer["version"][0].isdigit()
@@ -76,6 +82,20 @@ def test_torch_runs_the_exported_archive(tmp_path, capsys):
     found = document(capsys, folder, "--size", "8x12", "--against", "torch,onnxruntime")
     assert list(found["peers"]) == ["torch", "onnxruntime"]
     assert found["peers"]["torch"]["version"] == torch.__version__
+
+
+def test_engines_of_one_network_share_the_rounds_of_the_peers(engine, tmp_path):
+    other = engines.strided(tmp_path / "other")
+    found = bench_together([engine, other], ["onnxruntime"], (16, 24), 1, FEWEST_ROUNDS)
+    assert [document["engine"] for document in found] == ["engine", "other"]
+    first, second = (document["peers"]["onnxruntime"]["times"] for document in found)
+    assert first == second
+    assert found[0]["ours"]["times"] != found[1]["ours"]["times"]
+
+
+def test_openvino_in_its_own_precision_and_in_fp32(engine, capsys):
+    found = document(capsys, engine, "--size", "16x24", "--against", "openvino,openvino-f32")
+    assert found["peers"]["openvino-f32"]["precision"] == "f32"
 
 
 def test_the_table(engine, capsys):
@@ -109,10 +129,10 @@ def test_a_ratio_is_the_median_of_the_rounds(engine, monkeypatch):
     ours = np.array([1.0, 2.0, 4.0, 1.0, 1.0])
     peer = np.array([2.0, 6.0, 4.0, 5.0, 1.0])  # ratios 2, 3, 1, 5, 1
     monkeypatch.setattr(
-        nmcompile.bench, "interleaved", lambda *_: {"ours": ours, "onnxruntime": peer}
+        nmcompile.bench, "interleaved", lambda *_: {"ours 0": ours, "onnxruntime": peer}
     )
     found = bench(engine, ["onnxruntime"], (8, 8))
-    assert found["ours"] == {"ms": 1.0, "min": 1.0, "max": 4.0}
+    assert found["ours"] == {"ms": 1.0, "min": 1.0, "max": 4.0, "times": [*ours], "isa": None}
     row = found["peers"]["onnxruntime"]
     assert (row["ratio_low"], row["ratio"], row["ratio_high"]) == (1.0, 2.0, 3.0)
 

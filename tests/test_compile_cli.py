@@ -10,6 +10,7 @@ import torch
 
 from nmcompile.cli import main
 from nmcompile.images import write_image
+from nmcompile.runtime import load
 from tests.test_compile import _Enlarge
 
 ARCH = "tests.test_compile:_Enlarge"
@@ -63,6 +64,15 @@ def test_compile_eval_and_their_json(place: Path, capsys: pytest.CaptureFixture[
     dense = json.loads(capsys.readouterr().out)
     assert dense["images"].keys() == engine["images"].keys()
     assert dense["psnr"] > 10
+
+
+def test_an_engine_for_a_family_of_kernels(place: Path) -> None:
+    words = ["weights.pt", "--arch", ARCH, "--data", "images", "-o", "plain", *FAST]
+    assert main([*words, "--target", "cpu:portable"]) == 0
+    engine = load("plain")
+    assert (engine.isa, engine.manifest.target) == ("portable", "cpu:portable")
+    layers = json.loads((place / "plain/receipt.json").read_text())["layers"]
+    assert {layer["kernel"].rpartition(".")[2] for layer in layers} == {"portable"}
 
 
 BAD = [

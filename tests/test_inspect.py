@@ -1,5 +1,6 @@
 """Engines and plans made by hand -> what `nmcompile inspect` prints."""
 
+import dataclasses
 import io
 import json
 
@@ -11,6 +12,10 @@ from nmcompile.engine import ExtraInput, Manifest, seal, writing
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Choice, Layer, Plan
 from nmcompile.report import terminal
+from nmcompile.runtime import native
+from nmcompile.runtime.native.blob import Kind
+from tests import engines
+from tests.native.build import single
 
 HALF = Pattern.parse("2:4")
 NAMES = ("head.conv.weight", "body.[red]0[/red].a_long_name_that_must_stay_whole.conv.weight")
@@ -117,9 +122,36 @@ def test_candidates(plan_file, capsys, flag):
     assert [row[-1] == "chosen" for row in rows] == [True, False, False, True]
 
 
+def test_a_native_engine_shows_the_kernels_it_takes_here(plan, receipt, tmp_path, capsys):
+    kernels = ("f32.dense.avx9", "onnxruntime.conv2d")
+    receipt["layers"] = [
+        {**row, "kernel": kernel} for row, kernel in zip(receipt["layers"], kernels, strict=True)
+    ]
+    layers = [
+        dataclasses.replace(
+            layer, choices=tuple(dataclasses.replace(c, kernel=kernel) for c in layer.choices)
+        )
+        for layer, kernel in zip(plan.layers, ("f32.dense.portable", kernels[1]), strict=True)
+    ]
+    manifest = dataclasses.replace(engines.PLAIN, executor="native", scale=2)
+    with writing(tmp_path / "native") as folder:
+        (folder / "model.nmk").write_bytes(single(Kind.NEAREST, [3], 3, params=(2,)))
+        (folder / "plan.json").write_text(plan.with_layers(layers).to_json())
+        (folder / "receipt.json").write_text(json.dumps(receipt))
+        seal(folder, manifest)
+    isa = native.isa()
+    here = json.loads(_printed(capsys, tmp_path / "native", "--json"))["here"]
+    assert here["isa"] == isa
+    assert list(here["kernels"].values()) == [f"f32.dense.{isa}", "onnxruntime.conv2d"]
+    shown = _printed(capsys, tmp_path / "native")
+    assert f"f32.dense.{isa}" in shown
+    assert "avx9" not in shown
+
+
 def test_json_of_an_engine(engine, plan, receipt, capsys):
     document = json.loads(_printed(capsys, engine, "--json"))
-    assert set(document) == {"manifest", "plan", "receipt"}
+    assert set(document) == {"manifest", "plan", "receipt", "here"}
+    assert document["here"] is None
     assert document["manifest"]["extra_inputs"][0]["name"] == "sigma"
     assert set(document["manifest"]["parts"]) == {"plan.json", "receipt.json"}
     assert Plan.from_json(json.dumps(document["plan"])) == plan

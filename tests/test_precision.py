@@ -13,7 +13,6 @@ from nmcompile.backends import make_target
 from nmcompile.compile import Settings
 from nmcompile.errors import NmcompileError
 from nmcompile.precision import settle_precision
-from nmcompile.runtime import native
 from tests.native.build import isas
 from tests.test_compile import SETTINGS, _Enlarge
 
@@ -102,6 +101,10 @@ def test_an_engine_that_bf16_spoils_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "engine").exists()
 
 
-def test_native_bf16_is_what_the_kernels_say():
-    assert native.has_bf16() == (native.isa() in PAIRED)
+@needs_bf16
+def test_a_target_held_to_avx2_has_no_bf16():
     assert Settings().precision == "auto"
+    program, ctx = _prepared(_bodied())
+    ctx = dataclasses.replace(ctx, target=make_target("cpu:avx2"))
+    with pytest.raises(NmcompileError, match="--precision bf16: kernels for avx2 gain nothing"):
+        settle_precision(program, ctx, "bf16")

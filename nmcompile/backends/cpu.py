@@ -11,6 +11,8 @@ import numpy as np
 from nmcompile.backends.native import UnsupportedError, lower
 from nmcompile.backends.onnx import OnnxTarget
 from nmcompile.context import ConvSpec
+from nmcompile.errors import NmcompileError
+from nmcompile.isa import CAPS
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Layer
 from nmcompile.program import Program
@@ -19,6 +21,7 @@ from nmcompile.runtime.executor import available_cores
 from nmcompile.runtime.native.blob import (
     ConvShape,
     Family,
+    Isa,
     Kind,
     Operation,
     Value,
@@ -28,6 +31,9 @@ from nmcompile.runtime.native.blob import (
 )
 from nmcompile.runtime.native.program import NativeProgram
 
+# Targets that are limited to a family of kernels: what they produce runs on lesser machines as fast
+# as it was timed here, and on others no slower.
+FAMILIES = tuple(f"cpu:{isa}" for isa in CAPS)
 _SECONDS = 0.05
 _LEAST_RUNS = 5
 
@@ -37,6 +43,7 @@ class CpuTarget:
 
     Attributes:
         precision: fp32, or bf16 where layers whose kernels gain by it may round to it.
+        isa: the family of kernels that its programs are loaded for here.
     """
 
     executor = "native"
@@ -45,11 +52,22 @@ class CpuTarget:
     def __init__(
         self, name: str = "cpu", threads: int | None = None, precision: str = "fp32"
     ) -> None:
-        """Args: name: as the user wrote it; threads: None for all cores; precision: see above."""
+        """A target.
+
+        Args:
+            name: cpu, or one of FAMILIES.
+            threads: None for all cores.
+            precision: see above.
+
+        Raises:
+            NmcompileError: the family's kernels cannot be timed on this processor.
+        """
         self.name = name
         self.threads = threads
         self.precision = precision
-        self._isa = native.isa()
+        self._most = most_isa(name)
+        self.isa = native.isa(self._most)
+        _check_timable(name, self._most)
         self._portable = OnnxTarget(name, threads)
 
     def with_precision(self, precision: str) -> CpuTarget:
@@ -70,18 +88,19 @@ class CpuTarget:
         if layer.op != "conv2d":
             return self._portable.kernel(layer, pattern)
         form = "dense" if pattern.is_dense else f"nm-{pattern}"
-        return f"{self.precision}.{form}.{self._isa}"
+        return f"{self.precision}.{form}.{self.isa}"
 
     def key(self) -> tuple[str, ...]:
         """Machine, library and threads."""
         machine = (native.cpu_name(), platform.machine())
-        return (*machine, native.fingerprint(), self._isa, self.precision, str(self.threads))
+        return (*machine, native.fingerprint(), self.isa, self.precision, str(self.threads))
 
     def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
         """Median time of the layer in a program, its activations in the kernels' layout."""
         if spec.op != "conv2d":
             return self._portable.latency_ms(spec, kernel)
-        program = NativeProgram(_single(spec, _pattern_of(kernel), self.precision == "bf16"))
+        packed = _single(spec, _pattern_of(kernel), self._most, self.precision == "bf16")
+        program = NativeProgram(packed)
         x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
         threads = self.threads or available_cores()
         program.run([x], threads)
@@ -100,12 +119,27 @@ class CpuTarget:
         return (*self._portable.default_patterns(), *shared)
 
 
+def most_isa(target: str) -> Isa:
+    """The most modern kernels that an engine for that target may use."""
+    family = target.partition(":")[2]
+    return Isa[family.upper()] if family else Isa.BEST
+
+
+def _check_timable(name: str, most: Isa) -> None:
+    family = most.name.lower()
+    if most and not CAPS[family].needed <= set(native.cpu_features()):
+        raise NmcompileError(
+            f"--target {name}: this processor lacks {family}, so that its kernels cannot be timed "
+            "here; give --target cpu, or compile where there is one"
+        )
+
+
 def _pattern_of(kernel: str) -> Pattern:
     form = kernel.split(".")[1]
     return DENSE if form == "dense" else Pattern.parse(form.removeprefix("nm-"))
 
 
-def _single(spec: ConvSpec, pattern: Pattern, bf16: bool) -> bytes:
+def _single(spec: ConvSpec, pattern: Pattern, isa: Isa, bf16: bool) -> bytes:
     """A program of that one call, weights drawn at random and kept as the pattern says."""
     weight = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
     for first in range(0, spec.shape[0], pattern.v):
@@ -120,4 +154,5 @@ def _single(spec: ConvSpec, pattern: Pattern, bf16: bool) -> bytes:
     data = conv_data(weight, np.zeros(outputs, np.float32), family is not Family.DENSE)
     params = shape.params(family=family, bf16=bf16)
     step = Operation(Kind.CONV2D, (0,), 1, params, data=data)
-    return pack([inputs, outputs], [Value(0, 0, inputs), Value(1, 0, outputs)], [step], 1, [1])
+    values = [Value(0, 0, inputs), Value(1, 0, outputs)]
+    return pack([inputs, outputs], values, [step], 1, [1], isa)

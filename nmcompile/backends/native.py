@@ -17,6 +17,7 @@ from nmcompile.runtime.native.blob import (
     Activation,
     ConvShape,
     Family,
+    Isa,
     Kind,
     Pointwise,
     Residual,
@@ -31,11 +32,12 @@ class UnsupportedError(Exception):
     """An operation that the native backend does not have; str() names it."""
 
 
-def lower(program: Program, bf16: bool = False) -> bytes:
+def lower(program: Program, isa: Isa = Isa.BEST, bf16: bool = False) -> bytes:
     """Packs the network; layers that the plan makes sparse take the sparse kernels.
 
     Args:
         program: the network.
+        isa: the most modern kernels that it may use.
         bf16: allow kernels that round inputs and weights to bf16.
 
     Raises:
@@ -43,7 +45,7 @@ def lower(program: Program, bf16: bool = False) -> bytes:
     """
     if program.interface.extra_inputs:
         raise UnsupportedError("a second input")
-    return Lowering(program, bf16).run()
+    return Lowering(program, bf16).run(isa)
 
 
 def why_not(program: Program) -> str:
@@ -67,7 +69,7 @@ class Lowering:
         plan = program.plan
         self.patterns = {x.name: x.pattern for x in plan.layers} if plan else {}
 
-    def run(self) -> bytes:
+    def run(self, isa: Isa = Isa.BEST) -> bytes:
         """The packed program."""
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
@@ -79,7 +81,7 @@ class Lowering:
                 self.steps.outputs.append(self.tensor(result))
             elif node.op == "call_function" and node.target is not aten.sym_size.int:
                 self._call(node)
-        return self.steps.to_bytes()
+        return self.steps.to_bytes(isa)
 
     def _call(self, node: fx.Node) -> None:
         conv = read_conv(node)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nmcompile.runtime.native.blob import (
     Activation,
+    Isa,
     Kind,
     Operation,
     Pointwise,
@@ -72,8 +73,8 @@ class Steps:
     outputs: list[Tensor] = field(default_factory=list)
     items: list[Step | Concat] = field(default_factory=list)
 
-    def to_bytes(self) -> bytes:
-        """Gives every tensor its memory and packs the program."""
+    def to_bytes(self, isa: Isa = Isa.BEST) -> bytes:
+        """Gives every tensor its memory and packs the program for at most that family."""
         steps = self._without_concats()
         tensors = [*self.inputs]
         for step in steps:
@@ -92,6 +93,7 @@ class Steps:
             [_operation(step, index) for step in steps],
             len(self.inputs),
             [index[tensor] for tensor in self.outputs],
+            isa,
         )
 
     def _without_concats(self) -> list[Step]:

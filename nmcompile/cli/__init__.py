@@ -1,7 +1,8 @@
 """A command line -> one command's module -> an exit status.
 
 Every module of this folder is one command and has `add_arguments(parser)` and `execute(args)`;
-only the one asked for is imported. Results go to stdout, progress and errors to stderr.
+only the one asked for is imported (of two words, `bench compare`, the module is bench_compare).
+Results go to stdout, progress and errors to stderr.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ COMMANDS = {
     "eval": "measure PSNR and SSIM of an engine or a network",
     "inspect": "show an engine's or a plan's layers: pattern, cost, kernel and the reason",
     "bench": "time an engine against other runtimes on the dense network",
+    "bench compare": "judge by two benchmark files whether an engine became slower",
     "env": "show versions, the processor, and what was built and why not",
 }
 
@@ -87,7 +90,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int], ar
         NmcompileError: wrong usage.
     """
     command, rest = _command(words)
-    module = importlib.import_module(f"nmcompile.cli.{command}")
+    module = importlib.import_module(f"nmcompile.cli.{command.replace(' ', '_')}")
     parser = _Parser(
         prog="nmcompile" if command == "compile" else f"nmcompile {command}",
         description=COMMANDS[command],
@@ -108,10 +111,15 @@ def _run(words: list[str]) -> int:
     if not words:
         raise NmcompileError("no network and no command given (see `nmcompile --help`)")
     execute, arguments = parse(words)
+    if getattr(arguments, "verbose", False):
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     return execute(arguments)
 
 
 def _command(words: Sequence[str]) -> tuple[str, list[str]]:
+    # An engine folder that is called compare is given as ./compare.
+    if " ".join(words[:2]) in COMMANDS and len(words) > 1:
+        return " ".join(words[:2]), list(words[2:])
     first = words[0] if words else ""
     if first in COMMANDS:
         return first, list(words[1:])
@@ -124,7 +132,7 @@ def _command(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {name:9}{what}" for name, what in COMMANDS.items())
+    commands = "\n".join(f"  {name:14}{what}" for name, what in COMMANDS.items())
     return _OVERVIEW.format(about=(nmcompile.__doc__ or "").splitlines()[0], commands=commands)
 
 

@@ -1,8 +1,10 @@
 """`nmcompile bench ENGINE` -> a table, or JSON, of the engine's speed against other runtimes.
 
-With `--json`, one document: `ours` (`ms`, `min`, `max`), `peers` (name -> `ms`, `min`, `max`,
-`ratio`, `ratio_low`, `ratio_high`, `version`, `precision`), `size`, `threads`, `rounds`, `cpu`,
-`note`. A ratio is peer time / our time, the median over the rounds: above 1 the engine is faster.
+With `--json`, one document: `engine`, `ours` (`ms`, `min`, `max`, `times`, `isa`), `peers` (name ->
+`ms`, `min`, `max`, `times`, `isa`, `ratio`, `ratio_low`, `ratio_high`, `version`, `precision`),
+`size`, `threads`, `isa`, `rounds`, `others`, `cpu`, `note`. A ratio is peer time / our time, the
+median over the rounds: above 1 the engine is faster. `times` are the milliseconds of every round,
+from which `nmcompile bench compare` judges.
 """
 
 from __future__ import annotations
@@ -17,19 +19,28 @@ from nmcompile.errors import NmcompileError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `nmcompile bench`."""
-    parser.add_argument("engine", metavar="ENGINE", help="the engine's folder")
+    parser.add_argument(
+        "engine", metavar="ENGINE", help="the engine's folder (./compare if it is called compare)"
+    )
     parser.add_argument(
         "--against",
         metavar="NAMES",
-        help="peers to run the dense original: onnxruntime, openvino, torch, joined by commas "
-        "(default: onnxruntime, and openvino if installed)",
+        help="peers to run the dense original: onnxruntime, openvino (its own precision), "
+        "openvino-f32, torch, joined by commas (default: onnxruntime, and openvino if installed)",
     )
     parser.add_argument("--size", metavar="HxW", help="input size (default: about 180x320)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: every core")
     parser.add_argument(
         "--runs", type=int, metavar="N", help="rounds, at least 5 (default: two seconds of them)"
     )
+    parser.add_argument(
+        "--isa",
+        metavar="NAME",
+        help="hold ours and the peers to an instruction set: portable, avx2, avx512, avx512_bf16 "
+        "or amx (ONNX Runtime cannot be held to one)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -41,7 +52,7 @@ def execute(args: argparse.Namespace) -> int:
 
     if args.runs is not None and args.runs < FEWEST_ROUNDS:
         raise NmcompileError(f"--runs {args.runs} tells too little; give {FEWEST_ROUNDS} or more")
-    found = bench(args.engine, against, size, args.threads, args.runs)
+    found = bench(args.engine, against, size, args.threads, args.runs, isa=args.isa)
     if args.json:
         print(json.dumps(found, indent=2))
     else:
@@ -53,10 +64,12 @@ def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nmcompile.neighbours import MOST_DISTURBED
+
     height, width = found["size"]
     table = Table(
-        title=f"{height}x{width}, {found['threads']} threads, {found['rounds']} rounds; "
-        "the others run the dense original"
+        title=f"{height}x{width}, {found['threads']} threads, {found['rounds']} rounds"
+        f"{_cap(found['isa'])}; the others run the dense original"
     )
     table.add_column("runtime")
     for heading in ("ms", "min .. max", "time / ours", "quartiles"):
@@ -72,11 +85,18 @@ def _show(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(found["cpu"], markup=False)
+    if found["others"] > MOST_DISTURBED:
+        share = f"{found['others']:.0%} of the cores' time"
+        console.print(f"note: other work took {share} meanwhile: this tells little", soft_wrap=True)
     if found["note"]:
         console.print(f"note: {found['note']}", markup=False, soft_wrap=True)
 
 
-def _times(row: dict[str, float]) -> tuple[str, str]:
+def _cap(isa: str | None) -> str:
+    return f", at most {isa}" if isa else ""
+
+
+def _times(row: dict[str, Any]) -> tuple[str, str]:
     return f"{row['ms']:.2f}", f"{row['min']:.2f} .. {row['max']:.2f}"
 
 

@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_task(parser)
     options.add_images(parser)
-    parser.add_argument("--target", default="cpu", help="cpu (default) or onnx")
+    parser.add_argument(
+        "--target", default="cpu",
+        help="cpu (default); cpu:ISA (see bench --isa): those kernels at most; onnx",
+    )  # fmt: skip
     limits = parser.add_argument_group("what the result may cost")
     limits.add_argument(
         "--budget", default="drop=0.1dB",

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_images(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads an engine may use")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")
 
 
 def execute(args: argparse.Namespace) -> int:

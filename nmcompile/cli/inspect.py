@@ -1,6 +1,7 @@
 """An engine or a plan -> its layers: pattern, cost, kernel, and the reason for each choice.
 
-With `--json`, one document: `manifest`, `plan` and `receipt` as they were written; null for what
+With `--json`, one document: `manifest`, `plan` and `receipt` as they were written, and `here`, what
+our kernels do with it on this machine (`isa`, `cpu`, `kernels`: layer -> kernel); null for what
 there is none of.
 """
 
@@ -34,17 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Prints what the engine or the plan holds."""
     manifest, plan, receipt = read(args.path)
+    here = on_this_machine(args.path, manifest, plan)
     if args.json:
         document = {
             "manifest": dataclasses.asdict(manifest) if manifest else None,
             "plan": json.loads(plan.to_json()) if plan else None,
             "receipt": receipt,
+            "here": here,
         }
         print(json.dumps(document, indent=2))
         return 0
     from nmcompile.report.terminal import show
 
-    show(manifest, plan, receipt, args.candidates)
+    show(manifest, plan, receipt, args.candidates, here)
     return 0
 
 
@@ -75,6 +78,28 @@ def read(path: Path) -> tuple[Manifest | None, Plan | None, dict[str, Any] | Non
             "--save-plan writes it)"
         )
     return None, Plan.load(path), None
+
+
+def on_this_machine(
+    path: Path, manifest: Manifest | None, plan: Plan | None
+) -> dict[str, Any] | None:
+    """The kernels that an engine takes here, which need not be those it was timed with.
+
+    None if our kernels do not run it. Raises NmcompileError if they cannot be loaded.
+    """
+    if manifest is None or manifest.executor != "native":
+        return None
+    from nmcompile.isa import CAPS
+    from nmcompile.runtime import load, native
+
+    isa = load(path, threads=1, check_parts=False).isa
+    layers = plan.layers if plan else ()
+    names = {layer.name: layer.chosen.kernel for layer in layers}
+    kernels = {}
+    for layer, kernel in names.items():
+        form, _, family = kernel.rpartition(".")
+        kernels[layer] = f"{form}.{isa}" if family in CAPS else kernel
+    return {"isa": isa, "cpu": native.cpu_name(), "kernels": kernels}
 
 
 def _may_be_json(path: Path) -> bool:

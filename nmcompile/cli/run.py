@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="fill a further input of the network, such as a noise level, with a number",
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -22,26 +22,49 @@ Rows = list[tuple[str, str]]
 
 
 def show(
-    manifest: Manifest | None, plan: Plan | None, receipt: dict[str, Any] | None, candidates: bool
+    manifest: Manifest | None,
+    plan: Plan | None,
+    receipt: dict[str, Any] | None,
+    candidates: bool,
+    here: dict[str, Any] | None = None,
 ) -> None:
-    """Prints all there is to stdout; `candidates` adds every pattern that was weighed."""
+    """Prints all there is to stdout.
+
+    Args:
+        manifest: of the engine, if it is one.
+        plan: its plan, or the plan alone.
+        receipt: its receipt.
+        candidates: whether to add every pattern that was weighed.
+        here: what runs on this machine: `isa`, `cpu`, `kernels` (layer -> kernel).
+    """
     # What is no terminal has no width: a table there has one line per row.
     width = None if sys.stdout.isatty() else _UNLIMITED
     console = Console(width=width, markup=False, highlight=False, emoji=False)
-    rows = [*_of_manifest(manifest), *_of_plan(plan), *_of_receipt(receipt or {}, plan)]
+    rows = [
+        *_of_manifest(manifest),
+        *_of_here(here),
+        *_of_plan(plan),
+        *_of_receipt(receipt or {}, plan),
+    ]
     indent = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         console.print(f"{name:{indent}}  {value}", soft_wrap=True)
     if plan is None:
         console.print("the engine holds no plan: nothing is known of its layers", soft_wrap=True)
         return
-    _print(console, layer_table(plan, receipt))
+    _print(console, layer_table(plan, receipt, here))
     if candidates:
         _print(console, candidate_table(plan))
 
 
-def layer_table(plan: Plan, receipt: dict[str, Any] | None) -> Table:
-    """One row per layer; what the receipt says of it goes before what the plan foresaw."""
+def layer_table(
+    plan: Plan, receipt: dict[str, Any] | None, here: dict[str, Any] | None = None
+) -> Table:
+    """One row per layer; what the receipt says of it goes before what the plan foresaw.
+
+    The kernel is the one that runs on this machine, where that is known.
+    """
+    kernels = here["kernels"] if here else {}
     written = {row.get("name"): Facts(row) for row in (receipt or {}).get("layers") or ()}
     status = ["status"] if written else []
     table = _table("layer", "op", "shape", "pattern", *_NUMBERS, "kernel", *status, "reason")
@@ -56,7 +79,7 @@ def layer_table(plan: Plan, receipt: dict[str, Any] | None) -> Table:
             numbers.change(numbers.count, layer.macs, layer.chosen.macs),
             numbers.change(numbers.milliseconds, row["dense_ms"], row["chosen_ms"]),
             "-" if layer.pattern.is_dense else numbers.tiny(layer.chosen.loss),
-            row["kernel"] or "-",
+            kernels.get(layer.name) or row["kernel"] or "-",
             *([f"{kept}{row['status'] or '-'}"] if written else []),
             layer.reason or "-",
         )
@@ -103,6 +126,10 @@ def _of_manifest(manifest: Manifest | None) -> Rows:
         *(("extra input", f"{extra.name} = {extra.value:g}") for extra in manifest.extra_inputs),
         ("parts", f"{len(manifest.parts)} files, {bytes_ / 1e6:.2f} MB, every SHA-256 as written"),
     ]
+
+
+def _of_here(here: dict[str, Any] | None) -> Rows:
+    return [("kernels here", f"{here['isa']}, {here['cpu']}")] if here else []
 
 
 def _extents(manifest: Manifest) -> str:

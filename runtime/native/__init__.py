@@ -16,7 +16,9 @@ from typing import Any
 
 from nmcompile.errors import NmcompileError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
+# Families whose kernels gain by bf16: vdpbf16ps and AMX.
+GAIN_BY_BF16 = ("amx", "avx512_bf16")
 _LIBRARY = "libnmk.so"
 _BUILD_INFO = "build_info.json"
 _REBUILD = "build it with `make install` (or `pip install .`), which needs a C++17 compiler"
@@ -58,6 +60,7 @@ def library() -> ctypes.CDLL:
     loaded.nmk_cpu_features.restype = ctypes.c_uint64
     loaded.nmk_cpu_name.restype = ctypes.c_char_p
     loaded.nmk_isa.restype = ctypes.c_char_p
+    loaded.nmk_isa.argtypes = [ctypes.c_uint32]
     return loaded
 
 
@@ -79,20 +82,18 @@ def fingerprint() -> str:
     return hashlib.sha256(_installed(_LIBRARY).read_bytes()).hexdigest()[:16]
 
 
-def has_bf16() -> bool:
-    """Whether programs are loaded for kernels that gain by bf16 (vdpbf16ps or AMX)."""
-    return isa() in ("amx", "avx512_bf16")
-
-
-def isa() -> str:
+def isa(most: int = 0) -> str:
     """The family of kernels that programs are loaded for.
 
     amx, avx512_bf16, avx512, avx2 or portable; tiles (amx in plain C++, for tests) if asked for.
 
+    Args:
+        most: what the program allows (nmcompile.runtime.native.blob.Isa).
+
     Raises:
         NmcompileError: the environment variable NMK_ISA names one that cannot run here.
     """
-    name: bytes = library().nmk_isa()
+    name: bytes = library().nmk_isa(most)
     if not name:
         wanted = os.environ.get("NMK_ISA", "")
         found = ", ".join(cpu_features()) or "none of them"

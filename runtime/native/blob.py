@@ -20,6 +20,17 @@ _ALIGNMENT = 64
 _DATA_PARTS = 4
 
 
+class Isa(enum.IntEnum):
+    """The most modern kernels that a program may use; each family includes those before it."""
+
+    BEST = 0
+    PORTABLE = 1
+    AVX2 = 2
+    AVX512 = 3
+    AVX512_BF16 = 4
+    AMX = 5
+
+
 class Kind(enum.IntEnum):
     """What an operation does."""
 
@@ -118,6 +129,7 @@ def pack(
     operations: Sequence[Operation],
     inputs: int,
     outputs: Sequence[int],
+    isa: Isa = Isa.BEST,
 ) -> bytes:
     """Packs a program.
 
@@ -127,8 +139,9 @@ def pack(
         operations: in the order they run.
         inputs: how many of the values are inputs.
         outputs: values that the program gives.
+        isa: the most that its kernels may use.
     """
-    counts = (len(buffers), len(values), len(operations), inputs, len(outputs), 0)
+    counts = (len(buffers), len(values), len(operations), inputs, len(outputs), isa)
     tables = struct.pack(f"<{len(buffers)}I", *buffers)
     tables += b"".join(_VALUE.pack(value.buffer, value.first, value.channels) for value in values)
     tables += struct.pack(f"<{len(outputs)}I", *outputs)

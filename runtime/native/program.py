@@ -37,7 +37,7 @@ class NativeProgram:
         Raises:
             NmcompileError: it is damaged, or cannot run here.
         """
-        self.isa = native.isa()
+        native.isa()  # tells what is wrong with NMK_ISA
         self._library = _library()
         self._source = source
         text = ctypes.create_string_buffer(_TEXT)
@@ -45,6 +45,7 @@ class NativeProgram:
         if not self._handle:
             raise NmcompileError(f"{source}: {text.value.decode()}; compile the engine again")
         weakref.finalize(self, self._library.nmk_program_free, self._handle)
+        self.isa: str = self._library.nmk_program_isa(self._handle).decode()
         counts = [ctypes.c_uint32() for _ in range(3)]
         self._library.nmk_program_counts(self._handle, *map(ctypes.byref, counts))
         inputs, self.outputs, self.operations = (count.value for count in counts)
@@ -131,6 +132,8 @@ def _library() -> ctypes.CDLL:
     library.nmk_program_load.argtypes = [text, ctypes.c_size_t, text, ctypes.c_size_t]
     library.nmk_program_free.restype = None
     library.nmk_program_free.argtypes = [pointer]
+    library.nmk_program_isa.restype = text
+    library.nmk_program_isa.argtypes = [pointer]
     library.nmk_program_counts.argtypes = [pointer, u32, u32, u32]
     library.nmk_program_input.argtypes = [pointer, ctypes.c_uint32, u32]
     library.nmk_program_output.argtypes = [

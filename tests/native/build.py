@@ -8,7 +8,18 @@ from numpy.typing import NDArray
 
 from nmcompile.pattern import Pattern
 from nmcompile.runtime import native
-from nmcompile.runtime.native.blob import Kind, Operation, Value, pack
+from nmcompile.runtime.native.blob import (
+    Activation,
+    ConvShape,
+    Family,
+    Kind,
+    Operation,
+    Pointwise,
+    Residual,
+    Value,
+    conv_data,
+    pack,
+)
 from nmcompile.runtime.native.program import NativeProgram
 
 _AVX512 = {"AVX512F", "AVX512BW", "AVX512VL"}
@@ -18,13 +29,17 @@ ISAS = {
     "avx512": _AVX512,
     "avx2": {"AVX2", "FMA"},
     "portable": set(),
-    "tiles": set(),
 }
 RANDOM = np.random.default_rng(5)
 
 
 def isas() -> list[str]:
-    """The families of kernels that this processor runs."""
+    """The families of kernels that this processor runs, and AMX's in plain C++."""
+    return [*families(), "tiles"]
+
+
+def families() -> list[str]:
+    """The families of kernels that this processor runs, the best first."""
     features = set(native.cpu_features())
     return [name for name, needed in ISAS.items() if needed <= features]
 
@@ -72,3 +87,30 @@ def bf16(x: NDArray[np.float32]) -> NDArray[np.float32]:
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     near = bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))
     return (near & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def everything() -> bytes:
+    """A small program with every kind of operation."""
+    shape, one = ConvShape((3, 3), padding=(1, 1, 1, 1)), ConvShape((1, 1))
+    weight = noise(4, 4, 3, 3) * (noise(4, 4, 3, 3) > 0)
+    buffers = [4, 8, 4, 4, 1, 4, 4, 4, 4]
+    values = [
+        Value(0, 0, 4), Value(1, 0, 4), Value(1, 4, 4), Value(1, 0, 8), Value(2, 0, 4),
+        Value(3, 0, 4), Value(4, 0, 1), Value(5, 0, 4), Value(6, 0, 4), Value(7, 0, 4),
+        Value(8, 0, 4), Value(0, 1, 1),
+    ]  # fmt: skip
+    operations = [
+        Operation(Kind.CONV2D, (0,), 1, shape.params(family=Family.SPARSE),
+                  data=conv_data(weight, noise(4), True), activation=Activation.RELU),
+        Operation(Kind.CONV2D, (0, 1), 2, shape.params(Residual.BEFORE_ACTIVATION),
+                  data=conv_data(weight, noise(4), False, noise(4)), activation=Activation.PRELU),
+        Operation(Kind.CONV2D, (3,), 4, one.params(),
+                  data=conv_data(noise(4, 8, 1, 1), None, False)),
+        Operation(Kind.MOMENTS, (4,), 5, (1, 0)),
+        Operation(Kind.PIXEL_SHUFFLE, (4,), 6, (2,)),
+        Operation(Kind.POINTWISE, (4, 5), 7, (int(Pointwise.GATE),)),
+        Operation(Kind.MAX_POOL, (7,), 8, ConvShape((2, 2), (2, 2)).params()),
+        Operation(Kind.BILINEAR, (8, 0), 9, (0,)),
+        Operation(Kind.NEAREST, (9,), 10, (2,)),
+    ]  # fmt: skip
+    return pack(buffers, values, operations, 1, [6, 10])

@@ -7,49 +7,15 @@ import pytest
 
 from nmcompile.errors import NmcompileError
 from nmcompile.runtime.native.blob import (
-    Activation,
     ConvShape,
-    Family,
     Kind,
-    Operation,
-    Pointwise,
-    Residual,
-    Value,
     conv_data,
-    pack,
 )
 from nmcompile.runtime.native.program import NativeProgram
-from tests.native.build import noise, single
+from tests.native.build import everything, noise, single
 
 FLIPS = 1500
 HEADER = 40
-
-
-def _everything() -> bytes:
-    """A small program with every kind of operation."""
-    shape, one = ConvShape((3, 3), padding=(1, 1, 1, 1)), ConvShape((1, 1))
-    weight = noise(4, 4, 3, 3) * (noise(4, 4, 3, 3) > 0)
-    buffers = [4, 8, 4, 4, 1, 4, 4, 4, 4]
-    values = [
-        Value(0, 0, 4), Value(1, 0, 4), Value(1, 4, 4), Value(1, 0, 8), Value(2, 0, 4),
-        Value(3, 0, 4), Value(4, 0, 1), Value(5, 0, 4), Value(6, 0, 4), Value(7, 0, 4),
-        Value(8, 0, 4), Value(0, 1, 1),
-    ]  # fmt: skip
-    operations = [
-        Operation(Kind.CONV2D, (0,), 1, shape.params(family=Family.SPARSE),
-                  data=conv_data(weight, noise(4), True), activation=Activation.RELU),
-        Operation(Kind.CONV2D, (0, 1), 2, shape.params(Residual.BEFORE_ACTIVATION),
-                  data=conv_data(weight, noise(4), False, noise(4)), activation=Activation.PRELU),
-        Operation(Kind.CONV2D, (3,), 4, one.params(),
-                  data=conv_data(noise(4, 8, 1, 1), None, False)),
-        Operation(Kind.MOMENTS, (4,), 5, (1, 0)),
-        Operation(Kind.PIXEL_SHUFFLE, (4,), 6, (2,)),
-        Operation(Kind.POINTWISE, (4, 5), 7, (int(Pointwise.GATE),)),
-        Operation(Kind.MAX_POOL, (7,), 8, ConvShape((2, 2), (2, 2)).params()),
-        Operation(Kind.BILINEAR, (8, 0), 9, (0,)),
-        Operation(Kind.NEAREST, (9,), 10, (2,)),
-    ]  # fmt: skip
-    return pack(buffers, values, operations, 1, [6, 10])
 
 
 def _try(packed: bytes, x: np.ndarray) -> bool:
@@ -62,14 +28,14 @@ def _try(packed: bytes, x: np.ndarray) -> bool:
 
 
 def test_program_with_everything_runs():
-    assert _try(_everything(), noise(1, 4, 6, 20))
+    assert _try(everything(), noise(1, 4, 6, 20))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_flipped_bytes(seed):
     faulthandler.enable()
     random = np.random.default_rng(seed)
-    packed, x = _everything(), noise(1, 4, 6, 20)
+    packed, x = everything(), noise(1, 4, 6, 20)
     ran = 0
     for _ in range(FLIPS):
         damaged = bytearray(packed)
@@ -81,7 +47,7 @@ def test_flipped_bytes(seed):
 
 def test_every_field_of_the_tables():
     """Each 32-bit word before the weights, set to values at the edge of what it can hold."""
-    packed, x = _everything(), noise(1, 4, 6, 20)
+    packed, x = everything(), noise(1, 4, 6, 20)
     tables = packed.index(bytes(64), HEADER + 1600)
     for place in range(0, tables, 4):
         for word in (0, 1, 3, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1):
@@ -91,7 +57,7 @@ def test_every_field_of_the_tables():
 
 
 def test_truncated():
-    packed = _everything()
+    packed = everything()
     for size in [*range(0, len(packed), 7), len(packed) - 1]:
         with pytest.raises(NmcompileError, match="compile the engine again"):
             NativeProgram(packed[:size])
@@ -99,7 +65,7 @@ def test_truncated():
 
 def test_longer_than_it_says():
     with pytest.raises(NmcompileError, match="its size is not what it says"):
-        NativeProgram(_everything() + b"\0")
+        NativeProgram(everything() + b"\0")
 
 
 def test_not_a_program():

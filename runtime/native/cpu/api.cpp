@@ -47,6 +47,8 @@ nmk_program* nmk_program_load(const void* bytes, size_t size, char* text, size_t
 
 void nmk_program_free(nmk_program* program) { delete program; }
 
+const char* nmk_program_isa(const nmk_program* program) { return program->held->kernels->name; }
+
 int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
                        uint32_t* operations) {
     *operations = static_cast<uint32_t>(program->held->operations.size());

@@ -1,8 +1,9 @@
-// CPU features and the variable NMK_ISA -> the family of kernels that programs are loaded for.
+// CPU features, NMK_ISA and a program's own limit -> the family of kernels that it is loaded for.
 
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -15,28 +16,6 @@ namespace {
 
 [[maybe_unused]] constexpr uint64_t kAvx512 = NMK_AVX512F | NMK_AVX512BW | NMK_AVX512VL | NMK_AVX2 | NMK_FMA;
 
-struct Choice {
-    const Kernels* kernels;
-    uint64_t needed;
-};
-
-const Choice kChoices[] = {
-#ifdef NMK_AMX_KERNELS
-    {&kAmxKernels, kAvx512 | NMK_AVX512_BF16 | NMK_AMX_TILE | NMK_AMX_BF16},
-#endif
-#ifdef NMK_AVX512_BF16_KERNELS
-    {&kAvx512Bf16Kernels, kAvx512 | NMK_AVX512_BF16},
-#endif
-#ifdef NMK_AVX512_KERNELS
-    {&kAvx512Kernels, kAvx512},
-#endif
-#ifdef NMK_AVX2_KERNELS
-    {&kAvx2Kernels, NMK_AVX2 | NMK_FMA},
-#endif
-    {&kPortableKernels, 0},
-    {&kTilesKernels, 0},
-};
-
 // Whether this process may use tiles: Linux grants them on request.
 bool tiles_granted() {
 #if defined(__linux__) && defined(__x86_64__)
@@ -48,32 +27,66 @@ bool tiles_granted() {
 #endif
 }
 
-bool runs_here(const Choice& choice) {
-    if ((nmk_cpu_features() & choice.needed) != choice.needed) return false;
-    return (choice.needed & NMK_AMX_TILE) == 0 || tiles_granted();
+struct Choice {
+    const Kernels* kernels;
+    Isa isa;
+    uint64_t needed;
+
+    bool runs_here() const {
+        if ((nmk_cpu_features() & needed) != needed) return false;
+        return (needed & NMK_AMX_TILE) == 0 || tiles_granted();
+    }
+};
+
+const Choice kChoices[] = {
+#ifdef NMK_AMX_KERNELS
+    {&kAmxKernels, Isa::amx, kAvx512 | NMK_AVX512_BF16 | NMK_AMX_TILE | NMK_AMX_BF16},
+#endif
+#ifdef NMK_AVX512_BF16_KERNELS
+    {&kAvx512Bf16Kernels, Isa::avx512_bf16, kAvx512 | NMK_AVX512_BF16},
+#endif
+#ifdef NMK_AVX512_KERNELS
+    {&kAvx512Kernels, Isa::avx512, kAvx512},
+#endif
+#ifdef NMK_AVX2_KERNELS
+    {&kAvx2Kernels, Isa::avx2, NMK_AVX2 | NMK_FMA},
+#endif
+    {&kPortableKernels, Isa::portable, 0},
+};
+
+const Choice* named(const char* name) {
+    for (const Choice& choice : kChoices) {
+        if (std::strcmp(name, choice.kernels->name) == 0) return &choice;
+    }
+    return nullptr;
 }
 
 }  // namespace
 
-const Kernels* choose_kernels(const char** why_not) {
+const Kernels* choose_kernels(Isa most, const char** why_not) {
     const char* wanted = std::getenv("NMK_ISA");
-    const bool any = wanted == nullptr || *wanted == '\0';
-    for (const Choice& choice : kChoices) {
-        if (!any && std::strcmp(wanted, choice.kernels->name) != 0) continue;
-        if (runs_here(choice)) return choice.kernels;
-        if (!any) {
-            *why_not = "this processor lacks the instruction set that NMK_ISA names; unset NMK_ISA";
+    Isa limit = most == Isa::best ? kChoices[0].isa : most;
+    if (wanted != nullptr && std::strcmp(wanted, kTilesKernels.name) == 0) return &kTilesKernels;
+    if (wanted != nullptr && *wanted != '\0') {
+        const Choice* choice = named(wanted);
+        if (choice == nullptr || !choice->runs_here()) {
+            *why_not = choice == nullptr
+                           ? "NMK_ISA is none of amx, avx512_bf16, avx512, avx2, portable; unset it"
+                           : "this processor lacks the instruction set that NMK_ISA names; unset NMK_ISA";
             return nullptr;
         }
+        limit = std::min(limit, choice->isa);
     }
-    *why_not = "NMK_ISA is none of amx, avx512_bf16, avx512, avx2, portable; unset it";
-    return nullptr;
+    for (const Choice& choice : kChoices) {
+        if (choice.isa <= limit && choice.runs_here()) return choice.kernels;
+    }
+    return &kPortableKernels;
 }
 
 }  // namespace nmk
 
-const char* nmk_isa(void) {
+const char* nmk_isa(uint32_t most) {
     const char* why_not = "";
-    const nmk::Kernels* kernels = nmk::choose_kernels(&why_not);
+    const nmk::Kernels* kernels = nmk::choose_kernels(static_cast<nmk::Isa>(most), &why_not);
     return kernels != nullptr ? kernels->name : "";
 }

@@ -12,10 +12,14 @@ constexpr uint32_t kMagic = 0x504b4d4e;  // "NMKP"
 constexpr uint32_t kFormatVersion = 2;
 constexpr uint32_t kNone = 0xffffffffu;
 
+// Families of kernels, each including those before it; a program made for one was timed with it.
+enum class Isa : uint32_t { best, portable, avx2, avx512, avx512_bf16, amx };
+
 struct HeaderRecord {
     uint32_t magic, version;
     uint64_t bytes;  // of the whole program, this header included
-    uint32_t buffers, values, operations, inputs, outputs, reserved;
+    uint32_t buffers, values, operations, inputs, outputs;
+    uint32_t isa;  // Isa: the most that its kernels may use
     // Then: u32 channels for each buffer, a ValueRecord for each value (the inputs first), a u32
     // value for each output, an OperationRecord for each operation, zeros up to a multiple of 64.
 };

@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "format.h"
+
 namespace nmk {
 
 constexpr int kTileRows = 2;     // rows of a tile
@@ -160,8 +162,9 @@ struct Kernels {
 extern const Kernels kAmxKernels, kAvx512Bf16Kernels, kAvx512Kernels, kAvx2Kernels, kPortableKernels,
     kTilesKernels;
 
-// The best this processor can run, or what NMK_ISA names; null (and why) if that is impossible.
-const Kernels* choose_kernels(const char** why_not);
+// The best that this processor can run and that neither `most` nor NMK_ISA excludes; null (and why)
+// if NMK_ISA names what cannot run here. What `most` names may be absent: the next best is taken.
+const Kernels* choose_kernels(Isa most, const char** why_not);
 
 }  // namespace nmk
 

@@ -246,14 +246,15 @@ void read_tables(Program& program, const HeaderRecord& header, Reader& reader) {
 
 std::unique_ptr<Program> load_program(const void* bytes, size_t size) {
     auto program = std::make_unique<Program>();
-    const char* why_not = "";
-    program->kernels = choose_kernels(&why_not);
-    if (program->kernels == nullptr) throw Error(why_not);
     Reader reader(bytes, size);
     const auto header = reader.next<HeaderRecord>();
     require(header.magic == kMagic, "it does not begin as one");
     if (header.version != kFormatVersion) throw Error("a program of another version");
     require(header.bytes == size, "its size is not what it says");
+    require(header.isa <= static_cast<uint32_t>(Isa::amx), "instruction set");
+    const char* why_not = "";
+    program->kernels = choose_kernels(static_cast<Isa>(header.isa), &why_not);
+    if (program->kernels == nullptr) throw Error(why_not);
     for (uint32_t count : {header.buffers, header.values, header.operations, header.inputs, header.outputs}) {
         require(count >= 1 && count <= kMostRecords, "a table's size");
     }

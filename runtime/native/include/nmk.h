@@ -17,7 +17,7 @@
 #endif
 
 /* Raised whenever a function here changes its meaning, its arguments, or goes away. */
-#define NMK_ABI_VERSION 2
+#define NMK_ABI_VERSION 3
 
 /* Bits of nmk_cpu_features(). A bit keeps its place for good. */
 #define NMK_AVX2 (UINT64_C(1) << 0)
@@ -51,12 +51,14 @@ NMK_API uint64_t nmk_cpu_features(void);
 /* The processor's own name, such as "AMD EPYC 9R14", or "unknown". Lives as long as the library. */
 NMK_API const char* nmk_cpu_name(void);
 
-/* The family of kernels that programs are loaded for: "avx512", "avx2" or "portable".
+/* The family of kernels that programs are loaded for: "amx", "avx512_bf16", "avx512", "avx2" or
+ * "portable", in the order of preference.
  *
- * The best that this processor can run, or the one that the environment variable NMK_ISA names; ""
- * if that is none of them or the processor lacks it.
+ * The best that this processor can run, at most the one that the environment variable NMK_ISA names
+ * and the one that the program allows (`most`: Isa in cpu/format.h, 0 for any); "" if NMK_ISA is none
+ * of them or the processor lacks it. NMK_ISA=tiles is the kernels of amx in plain C++, for tests.
  */
-NMK_API const char* nmk_isa(void);
+NMK_API const char* nmk_isa(uint32_t most);
 
 /* A network, packed: operations and weights, ready to run. Several threads may run one at once. */
 typedef struct nmk_program nmk_program;
@@ -70,6 +72,11 @@ NMK_API nmk_program* nmk_program_load(const void* bytes, size_t size, char* text
 
 /* Frees a program that no thread is running; NULL is allowed. */
 NMK_API void nmk_program_free(nmk_program* program);
+
+/* The family of kernels that it was loaded for, as nmk_isa names them, or the lesser one that the
+ * program itself is limited to. The text lives as long as the library.
+ */
+NMK_API const char* nmk_program_isa(const nmk_program* program);
 
 /* How many images it takes and gives, and of how many operations it consists. Always 0. */
 NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
