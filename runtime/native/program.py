@@ -64,7 +64,7 @@ class NativeProgram:
         return self._call(inputs, threads, self._library.nmk_program_run)
 
     def profile(self, inputs: Sequence[_Image], threads: int = 1) -> list[float]:
-        """Runs it as `run` does and gives the seconds that each operation took."""
+        """Runs it as `run` does and gives the seconds of each operation, a mean over threads."""
         seconds = (ctypes.c_double * self.operations)()
         self._call(inputs, threads, self._library.nmk_program_profile, seconds)
         return list(seconds)

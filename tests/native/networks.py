@@ -97,7 +97,8 @@ class Net:
     @property
     def ready(self) -> list[int]:
         """What steps may read."""
-        return sorted({0} | {step.output for step in self.operations if step.kind != Kind.MOMENTS})
+        written = {0} | {step.output for step in self.operations}
+        return sorted(value for value in written if self.sizes[value] != ("one",))
 
     def pick(self, values: list[int]) -> int:
         """One of them, a late one more often than an early one."""
@@ -144,7 +145,9 @@ class Net:
         elif kind == "gate":
             mean = self.new(channels, ("one",))
             self.operations.append(Operation(Kind.MOMENTS, (source,), mean, (0, 0)))
-            self.point(Pointwise.GATE_SUM, (source, mean), self.new(channels, size))
+            gate = self.new(channels, ("one",))
+            self.conv(mean, WINDOWS[1], gate)
+            self.point(Pointwise.GATE_SUM, (source, gate), self.new(channels, size))
         elif kind == "concat":
             self.concat(source)
         elif kind == "again":
@@ -162,12 +165,17 @@ class Net:
         self.conv(self.view(buffer, 2, 8, size), WINDOWS[1], self.new(8, size))
 
     def overwrite(self, source: int) -> None:
-        """A buffer that was read gets other contents."""
+        """A buffer that was read gets other contents, all of it and then a part of it."""
         spare = self.new(self.channels(source), self.sizes[source])
         self.conv(source, WINDOWS[0], spare)
         middle = self.new(4, self.sizes[source])
         self.conv(spare, WINDOWS[0], middle)
         self.conv(middle, WINDOWS[0], spare)
+        size = self.sizes[source]
+        self.conv(spare, WINDOWS[0], self.new(4, size))
+        if self.channels(spare) > 1:
+            part = self.view(self.values[spare].buffer, 1, self.channels(spare) - 1, size)
+            self.conv(middle, WINDOWS[1], part)
 
     def packed(self, apart: bool) -> bytes:
         """Its bytes; the last value and one other are outputs.

@@ -34,6 +34,15 @@ Schedule::Schedule(std::vector<Work> stages, std::vector<Link> links, int thread
     : stages_(std::move(stages)), links_(std::move(links)), first_link_(stages_.size() + 1) {
     for (const Link& link : links_) ++first_link_[link.reader + 1];
     for (size_t s = 0; s < stages_.size(); ++s) first_link_[s + 1] += first_link_[s];
+    sharing_.resize(stages_.size()), reading_.resize(stages_.size());
+    for (size_t s = 0; s < stages_.size(); ++s) {
+        for (size_t other = 0; other < stages_.size(); ++other) {
+            if (stages_[other].slot == stages_[s].slot) sharing_[s].push_back(other);
+        }
+        for (size_t l = 0; l < links_.size(); ++l) {
+            if (stages_[links_[l].writer].slot == stages_[s].slot) reading_[s].push_back(l);
+        }
+    }
     int64_t tallest = 1;
     for (const Work& stage : stages_) tallest = std::max(tallest, stage.rows);
     const int64_t fitting = std::max<int64_t>(tallest / kLeastRows, 1);
@@ -178,11 +187,10 @@ bool Schedule::simulate(int part) {
         for (size_t s = 0; s < stages_.size(); ++s) {
             if (wanted[s] <= done[s]) continue;
             int64_t oldest = done[s], newest = done[s] = wanted[s];
-            for (size_t other = 0; other < stages_.size(); ++other) {
-                if (stages_[other].slot == stages_[s].slot) newest = std::max(newest, done[other]);
-            }
-            for (const Link& link : links_) {
-                if (stages_[link.writer].slot != stages_[s].slot || done[link.reader] >= stops[link.reader]) continue;
+            for (size_t other : sharing_[s]) newest = std::max(newest, done[other]);
+            for (size_t l : reading_[s]) {
+                const Link& link = links_[l];
+                if (done[link.reader] >= stops[link.reader]) continue;
                 oldest = std::min(oldest, link.reach.first(done[link.reader]));
             }
             held_[s] = std::max(held_[s], newest - oldest);

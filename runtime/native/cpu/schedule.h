@@ -72,6 +72,7 @@ private:
     std::vector<Work> stages_;
     std::vector<Link> links_;
     std::vector<size_t> first_link_;  // of each stage as a reader, and the end
+    std::vector<std::vector<size_t>> sharing_, reading_;  // stages and links of each stage's slot
     int parts_ = 0;
     std::vector<Part> cuts_;  // one more than parts
     std::vector<int64_t> edges_, held_;

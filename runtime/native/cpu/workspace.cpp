@@ -238,7 +238,7 @@ void Workspace::place(const Program& program) {
             edge_floats_[g] += row_floats(program, value.buffer) / program.buffer_channels[value.buffer] *
                                value.channels * static_cast<size_t>(schedules[g].edge(s - segment.first));
         }
-        most = std::max(most, edge_floats_[g] * static_cast<size_t>(schedules[g].parts()));
+        most = std::max(most, edge_floats_[g] * static_cast<size_t>(std::max(schedules[g].parts() - 1, 0)));
     }
     const size_t end = edges_at_ + most;
     if (end > kLargestArena) throw Error("not enough memory for this image");

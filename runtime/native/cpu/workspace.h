@@ -25,9 +25,10 @@ struct Workspace {
     bool whole(uint32_t slot) const { return places_[slot].whole; }
     float* scratch(int thread) const { return scratch_.get() + static_cast<size_t>(thread) * scratch_floats_; }
 
-    // The first rows of a stage as part `part` computed them, kept for the part above it.
+    // The first rows of a stage as part `part` > 0 computed them, kept for the part above it.
     float* edge(size_t segment, int part, size_t stage) const {
-        return arena_.get() + edges_at_ + static_cast<size_t>(part) * edge_floats_[segment] + edge_offsets_[stage];
+        return arena_.get() + edges_at_ + static_cast<size_t>(part - 1) * edge_floats_[segment] +
+               edge_offsets_[stage];
     }
 
     // Rows computed so far of each stage of the segment, and rows wanted, of one thread.

@@ -99,7 +99,8 @@ NMK_API int nmk_program_run(nmk_program* program, const float* const* inputs, in
                             int64_t height, int64_t width, float* const* outputs, int threads,
                             char* text, size_t text_size);
 
-/* The same, and adds the seconds that each operation took to seconds[0..operations). */
+/* The same, and adds the seconds that each operation took to seconds[0..operations): over all bands
+ * of rows, the mean of the threads. */
 NMK_API int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
                                 int64_t height, int64_t width, float* const* outputs, int threads,
                                 double* seconds, char* text, size_t text_size);
