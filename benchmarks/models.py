@@ -173,8 +173,13 @@ def _labelled(settings: Settings, label: str) -> Settings:
 def table(rows: list[Row]) -> Table:
     """One line a row: times, and for each peer how many times faster ours is, with the target."""
     peers = list(dict.fromkeys(peer for row in rows for peer in row["peers"]))
-    made = Table("", "threads", "isa", "MACs", "ms", *[f"x {peer}" for peer in peers], "MB")
-    made.caption = "x: peer time / ours, quartiles, and in brackets the target"
+    made = Table(
+        "", "threads", "isa", "MACs", "ms", *[f"x {peer}" for peer in peers], "MB", "others"
+    )
+    made.caption = (
+        "x: peer time / ours, quartiles, and in brackets the target; others: share of the cores' time "
+        "that other work took: beyond a tenth the row tells little"
+    )
     for row in rows:
         case, _, label = row["engine"].partition(" ")
         targets = CASES[case].engines[label]
@@ -184,6 +189,7 @@ def table(rows: list[Row]) -> Table:
             row["engine"], str(row["threads"]), row["isa"] or "", f"{row['macs']:.3f}",
             f"{row['ours']['ms']:.1f}", *cells,
             ", ".join(f"{who} {m['peak_mb'] - m['idle_mb']:.0f}" for who, m in memory.items()),
+            f"{row['others']:.0%}",
         )  # fmt: skip
     return made
 

@@ -17,7 +17,7 @@ from tests import engines
 def row(engine, **more):
     peer = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.625}
     return {
-        "engine": engine, "threads": 2, "isa": None, "macs": 0.5, "ours": {"ms": 12.34},
+        "engine": engine, "threads": 2, "isa": None, "macs": 0.5, "ours": {"ms": 12.34}, "others": 0.25,
         "peers": {"openvino": peer}, **more,
     }  # fmt: skip
 
@@ -46,6 +46,7 @@ def test_the_table_shows_targets_and_memory():
     shown = captured.get()
     assert "1.50 [1.40 1.62] (2)" in shown
     assert "ours 200" in shown
+    assert "25%" in shown
 
 
 def test_a_case_that_is_not_there(monkeypatch, capsys):
