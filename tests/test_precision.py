@@ -47,6 +47,14 @@ def test_auto_takes_bf16_where_it_is_faster(monkeypatch, ratio, chosen):
 
 
 @needs_bf16
+def test_vector_wise_patterns_are_reason_enough(monkeypatch):
+    monkeypatch.setattr(precision, "speed_ratio", lambda *_: 1.0)
+    program, ctx = _prepared(_bodied())
+    shared = dataclasses.replace(ctx, uniform=nmcompile.Pattern.parse("8x2:4"))
+    assert settle_precision(program, shared, "auto")[1].chosen == "bf16"
+
+
+@needs_bf16
 def test_auto_keeps_fp32_where_bf16_loses_too_much(monkeypatch):
     network = _bodied()
     for weight in network.parameters():
