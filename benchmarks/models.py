@@ -31,13 +31,12 @@ from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Plan
 from nmcompile.progress import Reporter
-from nmcompile.runtime import load
+from nmcompile.runtime import load, native
 from nmcompile.runtime.executor import available_cores
 from nmcompile.tasks import Task
 
 # What is timed is speed: neither the weights nor the choice between patterns need be the best ones.
 _CROPS = 4
-_CANDIDATES = ("12:16", "8:16", "4:16")
 
 
 @dataclass(frozen=True)
@@ -142,11 +141,11 @@ def _memory(folder: Path, runtime: str, case: Case, threads: int) -> dict[str, f
 
 
 def made_once(case: Case, label: str, root: Path) -> Path:
-    """The engine of a network and a pattern or budget; compiled if it is not there or is too old.
+    """The engine of a network and a pattern or budget; compiled once for each build of libnmk.
 
     Under a pattern every layer but the first and the last takes it, unless dense is faster.
     """
-    folder = root / f"{case.network} {label}"
+    folder = root / native.fingerprint() / f"{case.network} {label}"
     try:
         load(folder)
     except NmcompileError:
@@ -165,8 +164,7 @@ def _labelled(settings: Settings, label: str) -> Settings:
     if label == "dense":
         return replace(settings, patterns=(), budget=Budget.parse("macs=1"))
     if "=" in label:
-        candidates = tuple(Pattern.parse(text) for text in _CANDIDATES)
-        return replace(settings, patterns=candidates, budget=Budget.parse(label))
+        return replace(settings, budget=Budget.parse(label))
     return replace(settings, uniform=Pattern.parse(label))
 
 
@@ -177,8 +175,8 @@ def table(rows: list[Row]) -> Table:
         "", "threads", "isa", "MACs", "ms", *[f"x {peer}" for peer in peers], "MB", "others"
     )
     made.caption = (
-        "x: peer time / ours, quartiles, and in brackets the target; others: share of the cores' time "
-        "that other work took: beyond a tenth the row tells little"
+        "x: peer time / ours, quartiles, and in brackets the target; others: share of the cores' "
+        "time that other work took: beyond a tenth the row tells little"
     )
     for row in rows:
         case, _, label = row["engine"].partition(" ")

@@ -47,15 +47,15 @@ def within_loss(plan: Plan, limit: float) -> Plan:
 
 
 def cost_quantity(plan: Plan) -> str:
-    """What sparsity saves on the target: latency where some pattern is faster, else MACs."""
-    faster = any(
+    """What is to be saved: latency where it depends on the pattern at all, else MACs."""
+    differs = any(
         choice.latency_ms is not None
         and layer.choices[0].latency_ms is not None
-        and choice.latency_ms < layer.choices[0].latency_ms
+        and choice.latency_ms != layer.choices[0].latency_ms
         for layer in plan.layers
         for choice in layer.choices[1:]
     )
-    return "latency" if faster else "macs"
+    return "latency" if differs else "macs"
 
 
 def _within_cost(plan: Plan, budget: Budget) -> Plan:
@@ -68,7 +68,7 @@ def _within_cost(plan: Plan, budget: Budget) -> Plan:
     limit = budget.limit * dense if budget.unit == "x" else budget.limit
     chosen = solve(table, limit)
     if chosen is None:
-        raise NmcompileError(_impossible(budget, least_cost(table), dense))
+        raise NmcompileError(_impossible(budget, least_cost(table), dense, cost_quantity(plan)))
     assigned = _assigned(offered, chosen, f"least loss within {budget}")
     return plan.assign(
         {layer.name: layer.pattern for layer in assigned.layers},
@@ -103,7 +103,7 @@ def _paying(plan: Plan, budget: Budget) -> Plan:
 
 
 def _reverted(plan: Plan) -> Plan:
-    """Layers whose pattern is no faster than dense -> dense, where the target gains from any."""
+    """Layers whose pattern is no faster than dense -> dense, where patterns change times at all."""
     if cost_quantity(plan) != "latency":
         return plan
     patterns, reasons = {}, {}
@@ -117,16 +117,18 @@ def _reverted(plan: Plan) -> Plan:
     return plan.assign(patterns, reasons)
 
 
-def _impossible(budget: Budget, least: float, dense: float) -> str:
+def _impossible(budget: Budget, least: float, dense: float, saved: str) -> str:
     exact = least / dense if budget.unit == "x" else least
     nearest = f"{math.ceil(exact * 1000) / 1000:.3f}"  # rounded up, so that it is possible
     unit = "" if budget.quantity == "macs" else budget.unit
-    why = (
-        "; on this target a pattern changes no layer's time (a dense kernel multiplies the zeros "
-        "too), use --budget macs=... or drop=..."
-        if budget.quantity == "latency" and least >= dense
-        else "; allow sparser --patterns to go lower"
-    )
+    why = "; allow sparser --patterns to go lower"
+    if budget.quantity == "latency" and least >= dense:
+        why = (
+            "; of these --patterns none is faster than dense here, allow sparser ones"
+            if saved == "latency"
+            else "; on this target a pattern changes no layer's time (a dense kernel multiplies "
+            "the zeros too), use --budget macs=... or drop=..."
+        )
     possible = f"{budget.quantity}={nearest}{unit}"
     return f"budget {budget} is impossible: the nearest possible is {possible}{why}"
 

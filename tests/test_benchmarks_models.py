@@ -17,8 +17,8 @@ from tests import engines
 def row(engine, **more):
     peer = {"ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.625}
     return {
-        "engine": engine, "threads": 2, "isa": None, "macs": 0.5, "ours": {"ms": 12.34}, "others": 0.25,
-        "peers": {"openvino": peer}, **more,
+        "engine": engine, "threads": 2, "isa": None, "macs": 0.5, "ours": {"ms": 12.34},
+        "others": 0.25, "peers": {"openvino": peer}, **more,
     }  # fmt: skip
 
 
