@@ -15,7 +15,7 @@ from typing import Any
 
 from nmcompile.errors import NmcompileError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 _LIBRARY = "libnmk.so"
 _BUILD_INFO = "build_info.json"
 _REBUILD = "build it with `make install` (or `pip install .`), which needs a C++17 compiler"

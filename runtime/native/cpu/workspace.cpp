@@ -1,4 +1,4 @@
-// A program and an input size -> strip widths, memory offsets by lifetime, and tile plans.
+// A program and its inputs' sizes -> strip widths, memory offsets by lifetime, and tile plans.
 
 #include "workspace.h"
 
@@ -57,13 +57,12 @@ Program::~Program() {
 
 Workspace::Workspace(const Program&, int threads) : pool(threads), process(getpid()) {}
 
-void Workspace::fit(const Program& program, int64_t new_height, int64_t new_width) {
-    if (new_height == height && new_width == width) return;
-    height = width = 0;  // what follows may throw
-    shapes_ = infer_shapes(program, new_height, new_width);
-    const int64_t least = ceil_div(new_width, program.kernels->lanes);
+void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
+    if (sizes == sizes_) return;
+    sizes_.clear();  // what follows may throw
+    shapes_ = infer_shapes(program, sizes);
     int64_t extra = 0;
-    while (!lay_strips(program, least + extra)) {
+    while (!lay_strips(program, sizes, extra)) {
         if (++extra == kTrials) throw Error("no strip width suits all layers at this image width");
     }
     place(program);
@@ -84,7 +83,7 @@ void Workspace::fit(const Program& program, int64_t new_height, int64_t new_widt
         scratch_ = aligned<float>(scratch * static_cast<size_t>(pool.threads()));
         scratch_floats_ = scratch;
     }
-    height = new_height, width = new_width;
+    sizes_ = sizes;
 }
 
 // The strip width with which an operation's lanes line up with those of its input.
@@ -110,9 +109,16 @@ int64_t Workspace::wanted_strip(const Program& program, const Operation& operati
     return least;
 }
 
-bool Workspace::lay_strips(const Program& program, int64_t strip) {
+// Inputs whose widths are multiples of the narrowest one's get strips that are too.
+bool Workspace::lay_strips(const Program& program, const std::vector<Shape>& sizes, int64_t extra) {
+    int64_t narrowest = sizes[0].width;
+    for (Shape size : sizes) narrowest = std::min(narrowest, size.width);
     strips_.assign(shapes_.size(), 0);
-    for (uint32_t i = 0; i < program.inputs; ++i) strips_[program.values[i].buffer] = strip;
+    for (uint32_t i = 0; i < program.inputs; ++i) {
+        const int64_t times = sizes[i].width % narrowest == 0 ? sizes[i].width / narrowest : 1;
+        const int64_t part = ceil_div(sizes[i].width, times * program.kernels->lanes);
+        strips_[program.values[i].buffer] = (part + extra) * times;
+    }
     for (const Operation& operation : program.operations) {
         const OperationRecord& record = operation.record;
         const int64_t wanted = wanted_strip(program, operation);

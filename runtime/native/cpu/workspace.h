@@ -1,4 +1,4 @@
-// A program at one input size: where every buffer lies in one block of memory, and how convs tile.
+// A program at one size of its inputs: where every buffer lies in one block of memory, and how convs tile.
 #ifndef NMK_WORKSPACE_H
 #define NMK_WORKSPACE_H
 
@@ -16,8 +16,8 @@ namespace nmk {
 struct Workspace {
     Workspace(const Program& program, int threads);
 
-    // Prepares for images of that size; does nothing if it is the size of the last run.
-    void fit(const Program& program, int64_t height, int64_t width);
+    // Prepares for inputs of those sizes; does nothing if they are those of the last run.
+    void fit(const Program& program, const std::vector<Shape>& sizes);
 
     View view(const Program& program, uint32_t value) const;
     float* scratch(int thread) const { return scratch_.get() + static_cast<size_t>(thread) * scratch_floats_; }
@@ -26,13 +26,13 @@ struct Workspace {
     int process;  // threads do not survive a fork: such a workspace is of no use to the child
     std::vector<ConvPlan> plans;  // one an operation
     std::vector<Aligned<uint32_t>> masks;  // of a row's valid lanes, for operations over images
-    int64_t height = 0, width = 0;
 
 private:
     void place(const Program& program);
-    bool lay_strips(const Program& program, int64_t strip);
+    bool lay_strips(const Program& program, const std::vector<Shape>& sizes, int64_t extra);
     int64_t wanted_strip(const Program& program, const Operation& operation) const;
 
+    std::vector<Shape> sizes_;  // of the inputs; empty until they fit
     std::vector<Shape> shapes_;
     std::vector<int64_t> strips_;
     std::vector<size_t> offsets_;
