@@ -15,6 +15,7 @@ from nmcompile.backends.onnx import (
     export_program,
     write_onnx,
 )
+from nmcompile.backends.region_parts import write_regions
 from nmcompile.capture.tracing import quiet
 from nmcompile.context import Context
 from nmcompile.engine import Manifest
@@ -31,6 +32,8 @@ def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> 
     """Writes what the target runs, model.onnx, and the dense original to compare with."""
     if ctx.target.executor == "native":
         (folder / NATIVE).write_bytes(lower(sparse))
+    elif ctx.target.executor == "regions":
+        write_regions(folder, sparse)
     exported = export_program(dense)
     with quiet():
         torch.export.save(exported, folder / "dense.pt2")

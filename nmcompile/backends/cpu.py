@@ -5,12 +5,16 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
 from nmcompile.backends.native import UnsupportedError, lower
 from nmcompile.backends.onnx import OnnxTarget
+from nmcompile.backends.regions import Region, find_regions
 from nmcompile.context import ConvSpec
+from nmcompile.convs import read_conv
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Layer
 from nmcompile.program import Program
@@ -26,28 +30,39 @@ _LEAST_RUNS = 5
 class CpuTarget:
     """The native backend: element-wise N:M kernels in fp32 that skip the zeros, and dense ones."""
 
-    executor = "native"
-    note = ""
+    def __init__(
+        self, name: str = "cpu", threads: int | None = None, regions: Sequence[Region] = ()
+    ) -> None:
+        """Chooses the kernels.
 
-    def __init__(self, name: str = "cpu", threads: int | None = None) -> None:
-        """Args: name: as the user wrote it; threads: None for all cores."""
+        Args:
+            name: as the user wrote it.
+            threads: None for all cores.
+            regions: of a network that is not native as a whole.
+        """
         self.name = name
         self.threads = threads
+        self.executor = "regions" if regions else "native"
+        self.note = _note(regions) if regions else ""
+        self._outside = _weights_outside(regions)
         self._isa = native.isa()
         self._portable = OnnxTarget(name, threads)
 
     def fitted(self, program: Program) -> CpuTarget | OnnxTarget:
-        """This target, or ONNX Runtime for a network with an operation that libnmk lacks."""
+        """This target, in regions if libnmk lacks an operation; ONNX Runtime if no region pays."""
         try:
             lower(program)
         except UnsupportedError as error:
+            regions = find_regions(program)
+            if any(region.runner == "native" for region in regions):
+                return CpuTarget(self.name, self.threads, regions)
             why = f"the native backend has no {error}, so ONNX Runtime runs the network"
             return OnnxTarget(self.name, self.threads, f"{OnnxTarget.note}; {why}")
         return self
 
     def kernel(self, layer: Layer, pattern: Pattern) -> str:
         """Type, pattern and ISA; the time depends on the pattern, so it is part of the name."""
-        if layer.op != "conv2d":
+        if layer.op != "conv2d" or layer.name in self._outside:
             return self._portable.kernel(layer, pattern)
         form = "dense" if pattern.is_dense else f"nm-{pattern}"
         return f"f32.{form}.{self._isa}"
@@ -59,7 +74,7 @@ class CpuTarget:
 
     def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
         """Median time of the layer in a program, its activations in the kernels' layout."""
-        if spec.op != "conv2d":
+        if kernel.startswith("onnxruntime."):
             return self._portable.latency_ms(spec, kernel)
         program = NativeProgram(_single(spec, _pattern_of(kernel)))
         x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
@@ -74,6 +89,27 @@ class CpuTarget:
     def default_patterns(self) -> tuple[Pattern, ...]:
         """Element-wise in steps of an eighth; M = 16 also fits grouped 16-channel layers."""
         return self._portable.default_patterns()
+
+
+def _note(regions: Sequence[Region]) -> str:
+    """Which operations stay outside the native regions."""
+    outside = [region for region in regions if region.runner == "onnxruntime"]
+    counts: Counter[str] = Counter()
+    for region in outside:
+        counts.update(region.operations())
+    named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    everything = sum(len(region.nodes) for region in regions)
+    return (
+        f"ONNX Runtime runs {counts.total()} of {everything} operations, in {len(outside)} of "
+        f"{len(regions)} regions: {named}"
+    )
+
+
+def _weights_outside(regions: Sequence[Region]) -> frozenset[str]:
+    """The weights that ONNX Runtime's kernels apply."""
+    nodes = (node for region in regions if region.runner == "onnxruntime" for node in region.nodes)
+    convs = (read_conv(node) for node in nodes)
+    return frozenset(str(conv.weight.target) for conv in convs if conv is not None)
 
 
 def _pattern_of(kernel: str) -> Pattern:

@@ -1,7 +1,9 @@
-"""A Program's graph -> the bytes of a native program, or the operation that prevents it."""
+"""A Program's graph, or some nodes of it -> the bytes of a native program, or what prevents it."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,18 +36,51 @@ def lower(program: Program) -> bytes:
     Raises:
         UnsupportedError: the graph has an operation that the native backend lacks.
     """
-    if program.interface.extra_inputs:
-        raise UnsupportedError("a second input")
-    return Lowering(program).run()
+    nodes = list(program.module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    output = nodes[-1].args[0]
+    return lower_nodes(program, nodes, inputs, output if isinstance(output, tuple) else (output,))
 
 
-def why_not(program: Program) -> str:
-    """The operation that keeps the network from the native backend, or "" if there is none."""
-    try:
-        lower(program)
-    except UnsupportedError as error:
-        return str(error)
-    return ""
+def lower_nodes(
+    program: Program,
+    nodes: Sequence[fx.Node],
+    inputs: Sequence[fx.Node],
+    outputs: Sequence[Any],
+) -> bytes:
+    """Packs a part of the network.
+
+    Args:
+        program: the network.
+        nodes: what is to run, in the order of the graph.
+        inputs: images that nodes read and do not make, in the order in which a call gives them.
+        outputs: images that a call returns.
+
+    Raises:
+        UnsupportedError: one of the nodes is an operation that the native backend lacks.
+    """
+    lowering = Lowering(program)
+    for node in inputs:
+        lowering.give(node)
+    lowering.steps.inputs = [lowering.tensors[node] for node in inputs]
+    for node in nodes:
+        lowering.visit(node)
+    lowering.steps.outputs = [lowering.tensor(node) for node in outputs]
+    return lowering.steps.to_bytes()
+
+
+def missing(program: Program) -> dict[fx.Node, str]:
+    """The nodes that the native backend cannot run, each with what it lacks."""
+    lowering, found = Lowering(program), {}
+    for node in program.module.graph.nodes:
+        try:
+            lowering.visit(node)
+        except UnsupportedError as error:
+            found[node] = str(error)
+        if node.op == "placeholder" or node in found:
+            with contextlib.suppress(UnsupportedError):
+                lowering.give(node)
+    return found
 
 
 class Lowering:
@@ -53,27 +88,23 @@ class Lowering:
 
     def __init__(self, program: Program) -> None:
         self.module = program.module
+        self.batch = batch_of(program.module)
         self.steps = Steps()
         self.tensors: dict[fx.Node, Tensor] = {}
         self.makers: dict[Tensor, Step] = {}
         plan = program.plan
         self.sparse = {x.name for x in plan.layers if not x.pattern.is_dense} if plan else set()
 
-    def run(self) -> bytes:
-        """The packed program."""
-        for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                self.tensors[node] = Tensor(int(node.meta["val"].shape[1]))
-                self.steps.inputs.append(self.tensors[node])
-            elif node.op == "output":
-                result = node.args[0]
-                result = result[0] if isinstance(result, (tuple, list)) else result
-                self.steps.outputs.append(self.tensor(result))
-            elif node.op == "call_function" and node.target is not aten.sym_size.int:
-                self._call(node)
-        return self.steps.to_bytes()
+    def give(self, node: fx.Node) -> None:
+        """Takes a value as it comes from outside; UnsupportedError where it is no image."""
+        if not is_image(node, self.batch):
+            raise UnsupportedError(f"an input that is no batch of images ({node.name})")
+        self.tensors[node] = Tensor(int(node.meta["val"].shape[1]))
 
-    def _call(self, node: fx.Node) -> None:
+    def visit(self, node: fx.Node) -> None:
+        """Appends what computes a node; sizes and weights are found by the nodes that use them."""
+        if node.op != "call_function" or is_size(node):
+            return
         conv = read_conv(node)
         if conv is not None:
             self._conv(node, conv)
@@ -116,6 +147,8 @@ class Lowering:
             raise UnsupportedError(f"{node.target} padded beyond its kernel's reach")
         if weight.dtype != torch.float32:
             raise UnsupportedError(f"{node.target} with weights of {weight.dtype}")
+        if conv.bias is not None and conv.bias.op != "get_attr":
+            raise UnsupportedError(f"{node.target} with a bias that the network computes")
         bias = None if conv.bias is None else get_tensor(self.module, str(conv.bias.target)).numpy()
         sparse = str(conv.weight.target) in self.sparse
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
@@ -167,6 +200,28 @@ class Lowering:
         output = Tensor(sum(piece.channels for piece in pieces))
         self.steps.items.append(Concat(pieces, output))
         self.tensors[node] = output
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a value is a number, such as a height, that whoever needs it computes again."""
+    return isinstance(
+        node.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+    )
+
+
+def is_image(node: fx.Node, batch: str) -> bool:
+    """Whether a value is float32 of N x C x H x W: the network's own N, and a C that is known."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32 or value.dim() != 4:
+        return False
+    sizes: tuple[Any, ...] = tuple(value.shape)
+    return isinstance(sizes[1], int) and str(sizes[0]) == batch
+
+
+def batch_of(module: fx.GraphModule) -> str:
+    """The network's N as its graph writes it."""
+    image = next(node for node in module.graph.nodes if node.op == "placeholder")
+    return str(image.meta["val"].shape[0])
 
 
 def _is_open(step: Step) -> bool:
