@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nmcompile.backends.as_conv import phases, transposed
 from nmcompile.backends.native import UnsupportedError, lower
 from nmcompile.backends.onnx import OnnxTarget
 from nmcompile.backends.regions import Region, find_regions
@@ -62,10 +63,11 @@ class CpuTarget:
 
     def kernel(self, layer: Layer, pattern: Pattern) -> str:
         """Type, pattern and ISA; the time depends on the pattern, so it is part of the name."""
-        if layer.op != "conv2d" or layer.name in self._outside:
+        if layer.op == "linear" or layer.name in self._outside:
             return self._portable.kernel(layer, pattern)
         form = "dense" if pattern.is_dense else f"nm-{pattern}"
-        return f"f32.{form}.{self._isa}"
+        phased = "phases-" if layer.op == "conv_transpose2d" else ""
+        return f"f32.{phased}{form}.{self._isa}"
 
     def key(self) -> tuple[str, ...]:
         """Machine, library and threads."""
@@ -83,7 +85,7 @@ class CpuTarget:
         times: list[float] = []
         started = time.perf_counter()
         while len(times) < _LEAST_RUNS or time.perf_counter() - started < _SECONDS:
-            times.append(program.profile([x], threads)[0])
+            times.append(sum(program.profile([x], threads)))
         return 1e3 * statistics.median(times)
 
     def default_patterns(self) -> tuple[Pattern, ...]:
@@ -113,7 +115,7 @@ def _weights_outside(regions: Sequence[Region]) -> frozenset[str]:
 
 
 def _pattern_of(kernel: str) -> Pattern:
-    form = kernel.split(".")[1]
+    form = kernel.split(".")[1].removeprefix("phases-")
     return DENSE if form == "dense" else Pattern.parse(form.removeprefix("nm-"))
 
 
@@ -125,9 +127,22 @@ def _single(spec: ConvSpec, pattern: Pattern) -> bytes:
         ranks = np.abs(group).argsort(axis=1).argsort(axis=1)
         group[ranks < size - kept] = 0.0
     outputs, inputs = spec.shape[0], spec.shape[1] * spec.groups
-    sparse = not pattern.is_dense
+    sparse, bias = not pattern.is_dense, np.zeros(outputs, np.float32)
+    if spec.op == "conv_transpose2d":
+        found = transposed(
+            weight, spec.stride, spec.dilation, spec.padding, spec.output_padding, spec.groups
+        )
+        assert found is not None  # or the layer would be ONNX Runtime's
+        params, data = phases(found, bias, sparse)
+        wide = len(found.weight)
+        steps = [
+            Operation(Kind.CONV2D, (0,), 1, params, data=data),
+            Operation(Kind.PIXEL_SHUFFLE, (1,), 2, (found.factor,)),
+        ]
+        values = [Value(0, 0, inputs), Value(1, 0, wide), Value(2, 0, outputs)]
+        return pack([inputs, wide, outputs], values, steps, 1, [2])
     kernel = (spec.shape[2], spec.shape[3])
     shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
-    data = conv_data(weight, np.zeros(outputs, np.float32), sparse)
+    data = conv_data(weight, bias, sparse)
     step = Operation(Kind.CONV2D, (0,), 1, shape.params(sparse=sparse), data=data)
     return pack([inputs, outputs], [Value(0, 0, inputs), Value(1, 0, outputs)], [step], 1, [1])

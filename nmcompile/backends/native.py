@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import fx
 
+import nmcompile.backends.native_spatial  # noqa: F401  (registers its handlers)
+from nmcompile.backends.as_conv import LARGEST_FACTOR, phases, transposed
 from nmcompile.backends.native_ops import HANDLERS
 from nmcompile.backends.steps import Concat, Step, Steps, Tensor
-from nmcompile.convs import Conv, get_tensor, read_conv
+from nmcompile.convs import Conv, get_tensor, read_conv, to_canonical
 from nmcompile.program import Program
 from nmcompile.runtime.native.blob import (
     Activation,
@@ -87,6 +89,7 @@ class Lowering:
     """Walks the graph once; fuses what follows a step into it where it is the only user."""
 
     def __init__(self, program: Program) -> None:
+        self.program = program
         self.module = program.module
         self.batch = batch_of(program.module)
         self.steps = Steps()
@@ -138,27 +141,50 @@ class Lowering:
         return self.makers.get(self.tensors[node])
 
     def _conv(self, node: fx.Node, conv: Conv) -> None:
-        if conv.op != "conv2d":
+        if conv.op == "linear":
             raise unsupported(node)
         weight = get_tensor(self.module, str(conv.weight.target))
-        reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
-        left, right, top, bottom = conv.padding
-        if max(left, right) > reach[1] or max(top, bottom) > reach[0]:
-            raise UnsupportedError(f"{node.target} padded beyond its kernel's reach")
         if weight.dtype != torch.float32:
             raise UnsupportedError(f"{node.target} with weights of {weight.dtype}")
         if conv.bias is not None and conv.bias.op != "get_attr":
             raise UnsupportedError(f"{node.target} with a bias that the network computes")
         bias = None if conv.bias is None else get_tensor(self.module, str(conv.bias.target)).numpy()
-        sparse = str(conv.weight.target) in self.sparse
+        source, sparse = self.tensor(conv.source), str(conv.weight.target) in self.sparse
+        if conv.op == "conv_transpose2d":
+            self._transposed(node, conv, source, bias, sparse)
+            return
+        reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
+        left, right, top, bottom = conv.padding
+        if max(left, right) > reach[1] or max(top, bottom) > reach[0]:
+            raise UnsupportedError(f"{node.target} padded beyond its kernel's reach")
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
         shape = ConvShape(kernel, conv.stride, conv.dilation, conv.padding, conv.groups)
-        source = self.tensor(conv.source)
         step = Step(
             Kind.CONV2D, [source], Tensor(int(weight.shape[0])), shape.params(sparse=sparse),
             conv_data(weight.numpy(), bias, sparse),
         )  # fmt: skip
         self.add(node, step)
+
+    def _transposed(
+        self,
+        node: fx.Node,
+        conv: Conv,
+        source: Tensor,
+        bias: np.ndarray[Any, Any] | None,
+        sparse: bool,
+    ) -> None:
+        weight = get_tensor(self.module, str(conv.weight.target))
+        canonical = to_canonical(weight, conv.op, conv.groups).numpy()
+        found = transposed(
+            canonical, conv.stride, conv.dilation, conv.padding, conv.output_padding, conv.groups
+        )
+        if found is None or found.crop != (0, 0) or found.factor > LARGEST_FACTOR:
+            raise unsupported(node)
+        step = Step(Kind.CONV2D, [source], Tensor(len(found.weight)), *phases(found, bias, sparse))
+        self.steps.items.append(step)
+        self.makers[step.output] = step
+        output = Tensor(len(canonical))
+        self.add(node, Step(Kind.PIXEL_SHUFFLE, [step.output], output, (found.factor,)))
 
     def activate(
         self,
@@ -169,15 +195,26 @@ class Lowering:
     ) -> None:
         """Activates the node's first argument, in the step that makes it if that is possible."""
         source = node.args[0]
-        step = self.alone(source)
+        assert isinstance(source, fx.Node)
+        last = self.alone(source)
+        step = self._before_shuffle(source, last)
         if step is None or not _is_open(step):
-            assert isinstance(source, fx.Node)
             self.pointwise(node, Pointwise.AFFINE, [source], beta=0.0)
-            step = self.makers[self.tensors[node]]
+            step = last = self.makers[self.tensors[node]]
         step.activation, step.limits = kind, limits
         if slopes is not None:
-            step.data = (*(*step.data, None, None, None)[:3], slopes)
-        self.tensors[node] = step.output
+            each = np.repeat(slopes, step.output.channels // len(slopes))
+            step.data = (*(*step.data, None, None, None)[:3], each)
+        assert last is not None
+        self.tensors[node] = last.output
+
+    def _before_shuffle(self, node: fx.Node, step: Step | None) -> Step | None:
+        """What is shuffled, rather than the shuffle, if nothing else needs it."""
+        if step is None or step.kind is not Kind.PIXEL_SHUFFLE:
+            return step
+        if node.target is aten.pixel_shuffle.default:
+            return self.alone(node.args[0])
+        return self.makers[step.inputs[0]]
 
     def take_residual(self, node: fx.Node, conv: Any, other: Any, sign: float) -> bool:
         """Makes `other + sign * conv` part of the convolution, if nothing else needs its result."""
