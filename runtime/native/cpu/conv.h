@@ -18,6 +18,9 @@ struct View {
     int64_t channels = 0, height = 0, width = 0;
     int64_t strip = 0;  // S: positions of a row
     ptrdiff_t row = 0, plane = 0;  // floats from one row, or channel, to the next
+    int64_t held = 1;  // rows in memory: row y takes the place of row y - held
+
+    ptrdiff_t row_at(int64_t y) const { return (y < held ? y : y % held) * row; }
 };
 
 // A position along one axis of the packed tile, and the input that it holds, relative to the tile's
@@ -81,8 +84,8 @@ struct ConvRun {
     Epilogue epilogue;
 };
 
-// Computes output rows first_pair * kTileRows and on, up to stop_pair; `scratch` as conv_scratch says.
-void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* scratch);
+// Computes output rows first <= y < stop, best an even number of them; `scratch` as conv_scratch says.
+void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch);
 
 // Floats of scratch memory that one thread needs.
 size_t conv_scratch(const Conv& conv, const Kernels& kernels);

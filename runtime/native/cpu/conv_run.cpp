@@ -50,19 +50,34 @@ Run column_run(const Conv& conv, const View& in, const View& out, int64_t shift,
     return {0, 1, 0, nullptr, offsets};
 }
 
-// Which lines of the input rows that the next row of tiles adds this tile is to fetch: its share.
-void look_ahead(const ConvRun& run, const Part& part, int64_t y, int group, int64_t tile, TileJob& job) {
+// Where the next tile finds what this one does not read: the columns to the right, or, at the end of
+// a row of tiles, the rows below. `rows` has room for a pointer to each packed row.
+void look_ahead(const ConvRun& run, int64_t y, int64_t stop, const float* source, size_t tile,
+                const float** rows, TileJob& job) {
     const Conv& conv = *run.conv;
-    const int64_t last = y * conv.stride_y - conv.pad_top + conv.rows.back().input;
-    const int64_t first = last + 1, stop = first + kTileRows * conv.stride_y;
-    job.ahead_lines = 0;
-    if (first < 0 || stop > run.input.height || run.input.row == 0) return;
-    const int64_t shares = static_cast<int64_t>(run.plan->tiles.size()) * conv.groups;
-    const int64_t lines = (stop - first) * run.input.row / 16 / shares;
-    const auto steps = static_cast<int64_t>(part.counts.size());
-    job.ahead_lines = static_cast<int>((lines + steps - 1) / std::max<int64_t>(steps, 1));
-    const int64_t share = group * static_cast<int64_t>(run.plan->tiles.size()) + tile;
-    job.ahead = reinterpret_cast<const char*>(run.input.data + first * run.input.row) + share * lines * 64;
+    const View& in = run.input;
+    const bool last = tile + 1 == run.plan->tiles.size();
+    const ColumnTile& next = run.plan->tiles[last ? 0 : tile + 1];
+    job.ahead_pieces = 0;
+    if ((last && y + kTileRows >= stop) || in.strip != run.output.strip * conv.stride_x) return;
+    const int64_t reach = int64_t{conv.kernel_x - 1} * conv.dilation_x - conv.pad_left;
+    const int64_t first = last ? 0 : next.first * conv.stride_x + reach;
+    const int64_t end = std::min((next.first + next.columns) * conv.stride_x + reach, in.strip);
+    if (first < 0 || end <= first) return;
+    const int64_t top = (last ? y + kTileRows : y) * conv.stride_y - conv.pad_top;
+    job.ahead_rows = 0;
+    for (const Line& line : conv.rows) {
+        const int64_t from = top + line.input;
+        if (from < 0 || from >= in.height) continue;
+        rows[job.ahead_rows++] = source + in.row_at(from) + first * run.kernels->lanes;
+    }
+    const int bytes = run.kernels->lanes * static_cast<int>(sizeof(float));
+    job.ahead = rows, job.ahead_channel = in.plane;
+    job.ahead_lines = static_cast<int>(end - first) * bytes / static_cast<int>(kLine);
+    const int group = conv.sparse ? 1 : run.kernels->dense_group;
+    const int blocks = (conv.inputs + conv.block - 1) / conv.block;
+    const int steps = (conv.outputs + group - 1) / group * blocks * (conv.sparse ? 1 : job.rows);
+    job.ahead_pieces = (conv.inputs * job.ahead_rows + steps - 1) / steps;
 }
 
 bool continues(const Run& last, const Run& next, int lanes) {
@@ -99,17 +114,19 @@ ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, 
 
 size_t conv_scratch(const Conv& conv, const Kernels& kernels) {
     const auto partial = static_cast<size_t>(kOutputBlock * kTileRows * kTileColumns * kernels.lanes);
-    const size_t rows = conv.rows.size() * (sizeof(ptrdiff_t) + sizeof(int)) / sizeof(float) + 4;
+    const size_t row = sizeof(const float*) + sizeof(ptrdiff_t) + sizeof(int);
+    const size_t rows = conv.rows.size() * row / sizeof(float) + 4;
     return conv.tile_floats() + partial + (rows + 15) / 16 * 16;
 }
 
-void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* scratch) {
+void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
     const Conv& conv = *run.conv;
     const int lanes = run.kernels->lanes;
     float* const tile = scratch;
     float* const partial = tile + conv.tile_floats();
-    auto* const source_rows = reinterpret_cast<ptrdiff_t*>(
+    auto* const ahead_rows = reinterpret_cast<const float**>(
         partial + kOutputBlock * kTileRows * kTileColumns * lanes);
+    auto* const source_rows = reinterpret_cast<ptrdiff_t*>(ahead_rows + conv.rows.size());
     auto* const tile_rows = reinterpret_cast<int*>(source_rows + conv.rows.size());
     const auto row_count = static_cast<int>(conv.rows.size());
 
@@ -124,17 +141,20 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
     job.block = conv.block;
     job.outputs = conv.outputs, job.channels = conv.inputs, job.tile_channel = conv.tile_channel;
     job.tap_offsets = conv.tap_offsets.data(), job.tap_count = static_cast<int>(conv.tap_offsets.size());
-    job.output_channel = run.output.plane, job.output_row = run.output.row;
-    job.residual_channel = run.residual.plane, job.residual_row = run.residual.row;
+    job.output_channel = run.output.plane, job.residual_channel = run.residual.plane;
 
-    for (int64_t pair = first_pair; pair < stop_pair; ++pair) {
-        const int64_t y = pair * kTileRows;
-        job.rows = static_cast<int>(std::min<int64_t>(kTileRows, run.output.height - y));
+    for (int64_t y = first; y < stop; y += kTileRows) {
+        job.rows = static_cast<int>(std::min<int64_t>(kTileRows, stop - y));
+        const ptrdiff_t output = run.output.row_at(y), residual = run.residual.row_at(y);
+        job.output_row = run.output.row_at(y + 1) - output;
+        job.residual_row = run.residual.row_at(y + 1) - residual;
+        // Rows that only a second row of output would need may not have been computed yet.
+        const int64_t last = (y + job.rows - 1) * conv.stride_y + (conv.kernel_y - 1) * conv.dilation_y;
+        const int64_t end = std::min(last - conv.pad_top + 1, run.input.height);
         for (int i = 0; i < row_count; ++i) {
             const Line& line = conv.rows[static_cast<size_t>(i)];
             const int64_t from = y * conv.stride_y - conv.pad_top + line.input;
-            const bool inside = from >= 0 && from < run.input.height;
-            source_rows[i] = inside ? from * run.input.row : -1;
+            source_rows[i] = from >= 0 && from < end ? run.input.row_at(from) : -1;
             tile_rows[i] = line.packed * conv.pitch * lanes;
         }
         for (int group = 0; group < conv.groups; ++group) {
@@ -152,13 +172,13 @@ void run_conv(const ConvRun& run, int64_t first_pair, int64_t stop_pair, float* 
                 pack.run_count = static_cast<int>(columns.runs.size());
                 run.kernels->pack(pack);
                 const ptrdiff_t at = columns.first * lanes;
-                look_ahead(run, part, y, group, &columns - run.plan->tiles.data(), job);
+                const auto tile_index = static_cast<size_t>(&columns - run.plan->tiles.data());
+                look_ahead(run, y, stop, pack.source, tile_index, ahead_rows, job);
                 job.columns = columns.columns;
-                job.output = run.output.data + channel * run.output.plane + y * run.output.row + at;
+                job.output = run.output.data + channel * run.output.plane + output + at;
                 job.residual = run.residual.data == nullptr
                                    ? nullptr
-                                   : run.residual.data + channel * run.residual.plane +
-                                         y * run.residual.row + at;
+                                   : run.residual.data + channel * run.residual.plane + residual + at;
                 (conv.sparse ? run.kernels->conv_nm : run.kernels->conv_dense)(job);
             }
         }

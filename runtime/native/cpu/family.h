@@ -87,11 +87,20 @@ inline __attribute__((always_inline)) void add_taps(float* partial, const float*
     for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
 }
 
+// Asks for the next pieces of what the next tile reads; every step of a tile asks for a few.
+inline void fetch_ahead(const TileJob& job, int* channel, int* row) {
+    for (int i = 0; i < job.ahead_pieces && *channel < job.channels; ++i) {
+        const char* line = reinterpret_cast<const char*>(job.ahead[*row] + *channel * job.ahead_channel);
+        for (int k = 0; k < job.ahead_lines; ++k) __builtin_prefetch(line + k * 64, 0, 2);
+        if (++*row == job.ahead_rows) *row = 0, ++*channel;
+    }
+}
+
 template <int P>
 void nm_tile(const TileJob& job) {
     const Tap* tap = job.taps;
     const uint32_t* count = job.counts;
-    const char* ahead = job.ahead;
+    int ahead_channel = 0, ahead_row = 0;
     for (int first = 0; first < job.outputs; first += kOutputBlock) {
         const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
         for (int block = 0; block < job.input_blocks; ++block) {
@@ -100,7 +109,7 @@ void nm_tile(const TileJob& job) {
                 const Tap* end = tap + *count++;
                 add_taps<P>(partial, job.tile, job.row_step, tap, end, block == 0);
                 tap = end;
-                for (int i = 0; i < job.ahead_lines; ++i, ahead += 64) __builtin_prefetch(ahead, 0, 2);
+                fetch_ahead(job, &ahead_channel, &ahead_row);
             }
         }
         for (int channel = first; channel < stop; ++channel) {
@@ -143,6 +152,7 @@ inline __attribute__((always_inline)) void add_dense(float* partial, const TileJ
 template <int P>
 void dense_tile(const TileJob& job) {
     const ptrdiff_t channel_weights = static_cast<ptrdiff_t>(job.tap_count) * G;
+    int ahead_channel = 0, ahead_row = 0;
     for (int row = 0; row < job.rows; ++row) {
         for (int first = 0; first < job.outputs; first += kOutputBlock) {
             const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
@@ -153,6 +163,7 @@ void dense_tile(const TileJob& job) {
                     const float* weight =
                         job.weights + (out / G * static_cast<ptrdiff_t>(job.channels) + in) * channel_weights;
                     add_dense<P>(job.partial + (out - first) * P * L, job, tile, weight, count, in == 0);
+                    fetch_ahead(job, &ahead_channel, &ahead_row);
                 }
             }
             for (int out = first; out < stop; ++out) {

@@ -67,10 +67,11 @@ struct TileJob {
     const Tap* taps;
     const uint32_t* counts;
     int input_blocks;
-    // What the next tiles will read, fetched into L2 meanwhile: so many cache lines for each output
-    // and block, from `ahead` on.
-    const char* ahead;
-    int ahead_lines;
+    // What the next tile will read, fetched into L2 meanwhile: pieces of `ahead_lines` cache lines,
+    // one for each of its rows and channels, so many after each output's sums over a block.
+    const float* const* ahead;
+    int ahead_rows, ahead_lines, ahead_pieces;
+    ptrdiff_t ahead_channel;
     float* partial;  // kOutputBlock x kTileRows x kTileColumns vectors
     // dense: weights [outputs / G][channels][taps][G], input channels taken `block` at a time
     int block;

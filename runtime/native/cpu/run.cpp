@@ -1,12 +1,13 @@
-// A program, images and threads -> the outputs, operation by operation, rows in parallel.
+// A program, images and threads -> the outputs: parts of the image in parallel, each band by band.
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <thread>
 
 #include "spatial.h"
+#include "steps.h"
 #include "workspace.h"
 
 namespace nmk {
@@ -16,147 +17,139 @@ namespace {
 constexpr int kMostThreads = 1024;
 constexpr size_t kMostIdle = 16;
 
-ActivationSpec activation_of(const Operation& operation) {
-    const OperationRecord& record = operation.record;
-    return {record.activation, record.scalars[kLow], record.scalars[kHigh], operation.slopes()};
-}
-
 class Execution {
 public:
-    Execution(const Program& program, Workspace& workspace)
-        : program_(program), work_(workspace), lanes_(program.kernels->lanes) {}
+    Execution(const Program& program, Workspace& workspace, const float* const* inputs, float* const* outputs)
+        : program_(program), work_(workspace), inputs_(inputs), outputs_(outputs) {}
 
-    void image(const float* const* inputs, float* const* outputs, int64_t number, double* seconds) {
-        for (uint32_t i = 0; i < program_.inputs; ++i) {
-            const View to = view(i);
-            const float* from = inputs[i] + number * to.channels * to.height * to.width;
-            rows(to, [&](int64_t a, int64_t b) { to_strips(from, to, lanes_, a, b); });
-        }
-        for (size_t i = 0; i < program_.operations.size(); ++i) {
-            const auto started = std::chrono::steady_clock::now();
-            step(i);
-            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
-            if (seconds != nullptr) seconds[i] += took.count();
-        }
-        for (size_t i = 0; i < program_.outputs.size(); ++i) {
-            const View from = view(program_.outputs[i]);
-            float* to = outputs[i] + number * from.channels * from.height * from.width;
-            rows(from, [&](int64_t a, int64_t b) { from_strips(from, to, lanes_, a, b); });
+    void image(int64_t number) {
+        number_ = number;
+        for (size_t segment = 0; segment < work_.stages.segments.size(); ++segment) {
+            if (!work_.stages.segments[segment].by_rows) {
+                moments(work_.stages.segments[segment].first);
+                continue;
+            }
+            const Schedule& schedule = work_.schedules[segment];
+            for (int part = 0; part < schedule.parts(); ++part) {
+                for (size_t s = 0; s < schedule.stages(); ++s) {
+                    work_.computed(part)[s].store(schedule.start(part, s), std::memory_order_relaxed);
+                }
+            }
+            // The lowest part first: each waits for rows of the one under it, and for no other.
+            const int last = schedule.parts() - 1;
+            work_.pool.each(schedule.parts(), [&](int64_t first, int64_t stop, int thread) {
+                for (int64_t i = first; i < stop; ++i) run_part(segment, last - static_cast<int>(i), thread);
+            });
         }
     }
 
 private:
-    View view(uint32_t value) const { return work_.view(program_, value); }
-
-    template <class Body>
-    void rows(const View& out, const Body& body) {
-        work_.pool.each(out.height, [&](int64_t first, int64_t stop, int) { body(first, stop); });
+    View view(uint32_t value, uint32_t slot, int thread) const {
+        return work_.view(program_, value, slot, thread);
     }
 
-    void step(size_t index) {
-        const Operation& operation = program_.operations[index];
-        const View in = view(operation.record.inputs[0]), out = view(operation.record.output);
-        const int factor = operation.param(0);
-        switch (operation.kind()) {
-            case Kind::conv2d: convolve(operation, work_.plans[index], in, out); break;
-            case Kind::pointwise: pointwise(operation, in, out); break;
-            case Kind::pixel_shuffle:
-                rows(out, [&](int64_t a, int64_t b) { pixel_shuffle(in, out, factor, lanes_, a, b); });
-                break;
-            case Kind::nearest:
-                rows(out, [&](int64_t a, int64_t b) { nearest(in, out, factor, lanes_, a, b); });
-                break;
-            case Kind::bilinear:
-                rows(out, [&](int64_t a, int64_t b) { bilinear(in, out, factor != 0, lanes_, a, b); });
-                break;
-            case Kind::max_pool:
-                rows(out, [&](int64_t a, int64_t b) {
-                    max_pool(in, out, operation.record.params, lanes_, a, b);
-                });
-                break;
-            case Kind::moments: moments(operation, work_.masks[index].get(), in, out); break;
+    double& seconds(const Stage& stage, int thread) {
+        return work_.seconds[static_cast<size_t>(thread) * program_.operations.size() + stage.index];
+    }
+
+    void run_part(size_t segment, int part, int thread) {
+        const Schedule& schedule = work_.schedules[segment];
+        int64_t *done = work_.done(thread), *wanted = work_.wanted(thread);
+        for (size_t s = 0; s < schedule.stages(); ++s) done[s] = schedule.start(part, s);
+        for (int64_t band = 0; band < schedule.bands(part); ++band) {
+            schedule.want(part, band, wanted);
+            for (size_t s = 0; s < schedule.stages(); ++s) {
+                const int64_t stop = schedule.start(part + 1, s);
+                const int64_t own = std::min(wanted[s], stop);
+                if (own > done[s]) {
+                    compute(segment, part, s, thread, done[s], own);
+                    done[s] = own;
+                }
+                if (wanted[s] > done[s]) {
+                    fetch(segment, part, s, thread, done[s], wanted[s]);
+                    done[s] = wanted[s];
+                }
+            }
         }
     }
 
-    void convolve(const Operation& operation, const ConvPlan& plan, const View& in, const View& out) {
-        const OperationRecord& record = operation.record;
-        const float* bias = operation.values[kBias].empty() ? nullptr : operation.values[kBias].data();
-        const Epilogue epilogue{bias, activation_of(operation), record.scalars[kAlpha],
-                                record.params[kResidual]};
-        const ConvRun run{operation.conv.get(), &plan, program_.kernels, in, out,
-                          view(record.inputs[1]), epilogue};
-        const int64_t pairs = (out.height + kTileRows - 1) / kTileRows;
-        work_.pool.each(pairs, [&](int64_t first, int64_t stop, int thread) {
-            run_conv(run, first, stop, work_.scratch(thread));
-        });
-    }
-
-    void pointwise(const Operation& operation, const View& in, const View& out) {
-        const View second = view(operation.record.inputs[1]);
-        work_.pool.each(out.channels * out.height, [&](int64_t first, int64_t stop, int) {
-            for (int64_t i = first; i < stop; ++i) {
-                pointwise_row(operation, in, second, out, i / out.height, i % out.height);
-            }
-        });
-    }
-
-    void pointwise_row(const Operation& operation, const View& in, const View& second, const View& out,
-                       int64_t channel, int64_t y) const {
-        const OperationRecord& record = operation.record;
-        const auto mode = static_cast<Pointwise>(record.params[0]);
-        const auto at = static_cast<size_t>(channel);
-        PointwiseJob job{};
-        job.mode = record.params[0];
-        job.x = in.data + channel * in.plane + y * in.row;
-        job.y = out.data + channel * out.plane + y * out.row;
-        job.count = out.plane;
-        job.scale = record.scalars[kAlpha], job.shift = record.scalars[kBeta];
-        job.activation = activation_of(operation);
-        job.slope_of_channel =
-            operation.slopes() != nullptr ? operation.slopes()[at] : record.scalars[kSlope];
-        if (mode == Pointwise::affine) {
-            job.scale = operation.values[0].empty() ? job.scale : operation.values[0][at];
-            job.shift = operation.values[1].empty() ? job.shift : operation.values[1][at];
-        } else if (mode == Pointwise::gate) {
-            job.scale = second.data[channel * second.plane], job.shift = 0.0f;
-        } else if (mode == Pointwise::gate_sum) {
-            job.shift *= second.data[channel * second.plane];
+    void compute(size_t segment, int part, size_t s, int thread, int64_t first, int64_t stop) {
+        const Stage& stage = work_.stages.all[work_.stages.segments[segment].first + s];
+        const View in = view(stage.reads[0].value, stage.reads[0].slot, thread);
+        const View out = view(stage.value, stage.slot, thread);
+        const int lanes = program_.kernels->lanes;
+        if (stage.role == Role::load) {
+            to_strips(inputs_[stage.index] + number_ * out.channels * out.height * out.width, out, lanes,
+                      first, stop);
+        } else if (stage.role == Role::store) {
+            from_strips(in, outputs_[stage.index] + number_ * in.channels * in.height * in.width, lanes,
+                        first, stop);
         } else {
-            job.z = second.data + channel * second.plane + y * second.row;
+            const auto started = std::chrono::steady_clock::now();
+            const View second = view(stage.reads[1].value, stage.reads[1].slot, thread);
+            compute_rows({&program_.operations[stage.index], &work_.plans[stage.index], program_.kernels, in,
+                          second, out, work_.scratch(thread)},
+                         first, stop);
+            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+            seconds(stage, thread) += took.count();
         }
-        program_.kernels->pointwise(job);
+        if (part > 0 && stage.slot != kNone) show(segment, part, s, out, first, stop);
     }
 
-    // The mean in two passes: sums of a large image in fp32 would lose what a variance is made of.
-    void moments(const Operation& operation, const uint32_t* mask, const View& in, const View& out) {
-        work_.pool.each(in.channels, [&](int64_t first, int64_t stop, int) {
+    // Lets the part above see rows that were just computed: its edge in memory of its own.
+    void show(size_t segment, int part, size_t s, const View& out, int64_t first, int64_t stop) {
+        const Schedule& schedule = work_.schedules[segment];
+        const size_t index = work_.stages.segments[segment].first + s;
+        const int64_t begin = schedule.start(part, s);
+        const int64_t end = std::min(stop, begin + schedule.edge(s));
+        if (first >= end) return;
+        if (!work_.whole(work_.stages.all[index].slot)) {
+            const ptrdiff_t row = out.channels * out.plane;
+            float* edge = work_.edge(segment, part, index);
+            for (int64_t y = first; y < end; ++y) {
+                std::copy_n(out.data + out.row_at(y), row, edge + (y - begin) * row);
+            }
+        }
+        work_.computed(part)[s].store(stop, std::memory_order_release);
+    }
+
+    // Brings rows below a part, which the next part has computed or will have in a moment.
+    void fetch(size_t segment, int part, size_t s, int thread, int64_t first, int64_t stop) {
+        const size_t index = work_.stages.segments[segment].first + s;
+        const Stage& stage = work_.stages.all[index];
+        const std::atomic<int64_t>& computed = work_.computed(part + 1)[s];
+        while (computed.load(std::memory_order_acquire) < stop) std::this_thread::yield();
+        if (work_.whole(stage.slot)) return;
+        const View out = view(stage.value, stage.slot, thread);
+        const ptrdiff_t row = out.channels * out.plane;
+        const float* edge = work_.edge(segment, part + 1, index);
+        const int64_t begin = work_.schedules[segment].start(part + 1, s);
+        for (int64_t y = first; y < stop; ++y) {
+            std::copy_n(edge + (y - begin) * row, row, out.data + out.row_at(y));
+        }
+    }
+
+    void moments(size_t index) {
+        const Stage& stage = work_.stages.all[index];
+        const View in = view(stage.reads[0].value, stage.reads[0].slot, 0);
+        const View out = view(stage.value, stage.slot, 0);
+        const Step step{&program_.operations[stage.index], nullptr, program_.kernels, in, {}, out, nullptr};
+        const uint32_t* mask = work_.masks[stage.index].get();
+        work_.pool.each(in.channels, [&](int64_t first, int64_t stop, int thread) {
+            const auto started = std::chrono::steady_clock::now();
             for (int64_t channel = first; channel < stop; ++channel) {
-                out.data[channel * out.plane] = moment(operation, in, channel, mask);
+                out.data[channel * out.plane] = moment(step, channel, mask);
             }
+            const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+            seconds(stage, thread) += took.count();
         });
-    }
-
-    float moment(const Operation& operation, const View& in, int64_t channel, const uint32_t* mask) const {
-        const auto pixels = static_cast<double>(in.height * in.width);
-        double sum = 0.0, squares = 0.0;
-        const auto pass = [&](float centre) {
-            sum = squares = 0.0;
-            for (int64_t y = 0; y < in.height; ++y) {
-                const float* row = in.data + channel * in.plane + y * in.row;
-                program_.kernels->moments(row, mask, in.plane, centre, &sum, &squares);
-            }
-        };
-        pass(0.0f);
-        const auto mean = static_cast<float>(sum / pixels);
-        if (operation.param(0) == 0) return mean;
-        pass(mean);
-        const double left = squares - sum * sum / pixels;
-        return static_cast<float>(std::sqrt(std::max(left, 0.0) / (pixels - operation.param(1))));
     }
 
     const Program& program_;
     Workspace& work_;
-    int lanes_;
+    const float* const* inputs_;
+    float* const* outputs_;
+    int64_t number_ = 0;
 };
 
 std::unique_ptr<Workspace> borrow(Program& program, int threads) {
@@ -190,8 +183,13 @@ void run_program(Program& program, const float* const* inputs, int64_t batch,
     if (batch == 0) return;
     std::unique_ptr<Workspace> workspace = borrow(program, threads);
     workspace->fit(program, sizes);
-    Execution execution(program, *workspace);
-    for (int64_t i = 0; i < batch; ++i) execution.image(inputs, outputs, i, seconds);
+    std::fill(workspace->seconds.begin(), workspace->seconds.end(), 0.0);
+    Execution execution(program, *workspace, inputs, outputs);
+    for (int64_t i = 0; i < batch; ++i) execution.image(i);
+    const size_t operations = program.operations.size();
+    for (size_t i = 0; seconds != nullptr && i < workspace->seconds.size(); ++i) {
+        seconds[i % operations] += workspace->seconds[i] / threads;
+    }
     give_back(program, std::move(workspace));
 }
 

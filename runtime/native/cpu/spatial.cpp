@@ -14,17 +14,14 @@ namespace {
 int64_t place(const View& view, int64_t x, int lanes) { return x % view.strip * lanes + x / view.strip; }
 
 const float* row_of(const View& view, int64_t channel, int64_t y) {
-    return view.data + channel * view.plane + y * view.row;
+    return view.data + channel * view.plane + view.row_at(y);
 }
 
 float* row_to(const View& view, int64_t channel, int64_t y) {
-    return view.data + channel * view.plane + y * view.row;
+    return view.data + channel * view.plane + view.row_at(y);
 }
 
-struct Blend {
-    int64_t low, high;
-    float weight;  // of high
-};
+}  // namespace
 
 Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners) {
     float position = 0.0f;
@@ -38,8 +35,6 @@ Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners) {
     const int64_t low = std::min(static_cast<int64_t>(position), in - 1);
     return {low, std::min(low + 1, in - 1), position - static_cast<float>(low)};
 }
-
-}  // namespace
 
 // Factors stretch a strip as they stretch the image, so that lanes stay lanes.
 void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop) {
@@ -100,9 +95,10 @@ void max_pool(const View& in, const View& out, const int32_t* p, int lanes, int6
             for (int64_t channel = 0; channel < out.channels; ++channel) {
                 float most = -std::numeric_limits<float>::infinity();
                 for (int64_t from = left; from < right; ++from) {
-                    const float* column = row_of(in, channel, top) + place(in, from, lanes);
-                    for (int64_t row = top; row < bottom; ++row, column += in.row) {
-                        most = *column > most || std::isnan(*column) ? *column : most;
+                    const int64_t column = place(in, from, lanes);
+                    for (int64_t row = top; row < bottom; ++row) {
+                        const float value = row_of(in, channel, row)[column];
+                        most = value > most || std::isnan(value) ? value : most;
                     }
                 }
                 row_to(out, channel, y)[to] = most;

@@ -14,6 +14,14 @@ void bilinear(const View& in, const View& out, bool align_corners, int lanes, in
 void max_pool(const View& in, const View& out, const int32_t* params, int lanes, int64_t first,
               int64_t stop);
 
+// Two rows, or columns, of an image of `in`, of which bilinear makes one of an image of `out`.
+struct Blend {
+    int64_t low, high;
+    float weight;  // of high
+};
+
+Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners);
+
 // Rows of an ordinary image [channels][height][width] to strips and back.
 void to_strips(const float* image, const View& out, int lanes, int64_t first, int64_t stop);
 void from_strips(const View& in, float* image, int lanes, int64_t first, int64_t stop);

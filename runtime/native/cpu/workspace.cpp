@@ -1,4 +1,4 @@
-// A program and its inputs' sizes -> strip widths, memory offsets by lifetime, and tile plans.
+// A program and its inputs' sizes -> strip widths, schedules, memory by lifetime, and tile plans.
 
 #include "workspace.h"
 
@@ -17,27 +17,6 @@ constexpr int64_t kTrials = 64;
 
 int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-struct Life {
-    size_t first, last;
-};
-
-std::vector<Life> lifetimes(const Program& program) {
-    std::vector<Life> lives(program.buffer_channels.size(), Life{SIZE_MAX, 0});
-    const auto touch = [&](uint32_t value, size_t when) {
-        if (value == kNone) return;
-        Life& life = lives[program.values[value].buffer];
-        life = {std::min(life.first, when), std::max(life.last, when)};
-    };
-    for (uint32_t i = 0; i < program.inputs; ++i) touch(i, 0);
-    for (size_t i = 0; i < program.operations.size(); ++i) {
-        const OperationRecord& record = program.operations[i].record;
-        for (uint32_t input : record.inputs) touch(input, i + 1);
-        touch(record.output, i + 1);
-    }
-    for (uint32_t output : program.outputs) touch(output, program.operations.size() + 1);
-    return lives;
-}
-
 Aligned<uint32_t> row_mask(const View& view, int lanes) {
     Aligned<uint32_t> mask = aligned<uint32_t>(static_cast<size_t>(view.plane));
     for (int64_t x = 0; x < view.width; ++x) mask[static_cast<size_t>(x % view.strip * lanes + x / view.strip)] = ~0u;
@@ -55,7 +34,10 @@ Program::~Program() {
     }
 }
 
-Workspace::Workspace(const Program&, int threads) : pool(threads), process(getpid()) {}
+Workspace::Workspace(const Program& program, int threads)
+    : pool(threads), process(getpid()), stages(find_stages(program)) {
+    seconds.resize(static_cast<size_t>(threads) * program.operations.size());
+}
 
 void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
     if (sizes == sizes_) return;
@@ -65,18 +47,20 @@ void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
     while (!lay_strips(program, sizes, extra)) {
         if (++extra == kTrials) throw Error("no strip width suits all layers at this image width");
     }
+    schedule(program);
+    choose_held();
     place(program);
     plans.clear(), masks.clear();
     plans.resize(program.operations.size()), masks.resize(program.operations.size());
     size_t scratch = 0;
-    for (size_t i = 0; i < program.operations.size(); ++i) {
-        const Operation& operation = program.operations[i];
-        if (operation.kind() == Kind::moments) {
-            masks[i] = row_mask(view(program, operation.record.inputs[0]), program.kernels->lanes);
-        }
+    for (const Stage& stage : stages.all) {
+        if (stage.role != Role::compute) continue;
+        const Operation& operation = program.operations[stage.index];
+        const View in = view(program, stage.reads[0].value, stage.reads[0].slot, 0);
+        if (operation.kind() == Kind::moments) masks[stage.index] = row_mask(in, program.kernels->lanes);
         if (operation.conv == nullptr) continue;
-        plans[i] = plan_conv(*operation.conv, *program.kernels, view(program, operation.record.inputs[0]),
-                             view(program, operation.record.output));
+        plans[stage.index] = plan_conv(*operation.conv, *program.kernels, in,
+                                       view(program, stage.value, stage.slot, 0));
         scratch = std::max(scratch, conv_scratch(*operation.conv, *program.kernels));
     }
     if (scratch > scratch_floats_) {
@@ -139,39 +123,129 @@ bool Workspace::lay_strips(const Program& program, const std::vector<Shape>& siz
     return true;
 }
 
-// Every buffer at the lowest offset where no buffer lies that is alive at the same time.
+size_t Workspace::row_floats(const Program& program, uint32_t buffer) const {
+    return static_cast<size_t>(program.buffer_channels[buffer]) * static_cast<size_t>(strips_[buffer]) *
+           static_cast<size_t>(program.kernels->lanes);
+}
+
+// A convolution's cost by its FMAs, 16 in the time in which 4 floats are read or written.
+Work Workspace::work_of(const Program& program, const Stage& stage) const {
+    const uint32_t shown = stage.value != kNone ? stage.value : stage.reads[0].value;
+    const uint32_t out = program.values[shown].buffer;
+    Work work{shapes_[out].height, 0.0, 0.0, 1, stage.slot, stage.read_here, false};
+    const auto add = [&](uint32_t value) {
+        const uint32_t buffer = program.values[value].buffer;
+        const double ratio = static_cast<double>(shapes_[buffer].height) / static_cast<double>(work.rows);
+        const auto lanes = static_cast<double>(strips_[buffer] * program.kernels->lanes);
+        work.row_bytes += program.values[value].channels * lanes * ratio * sizeof(float);
+    };
+    for (const Read& read : stage.reads) {
+        if (read.value != kNone) add(read.value);
+    }
+    if (stage.value != kNone) add(stage.value);
+    work.row_cost = work.row_bytes / 16;
+    if (stage.role == Role::compute && program.operations[stage.index].conv != nullptr) {
+        const double weights = static_cast<double>(program.operations[stage.index].record.data[kWeights].bytes) / 4;
+        work.row_cost += weights * static_cast<double>(shapes_[out].width) / 16;
+        work.unit = kTileRows;
+    }
+    if (stage.slot != kNone) {
+        const Slot& slot = stages.slots[stage.slot];
+        work.kept = slot.first != slot.last;
+    }
+    return work;
+}
+
+void Workspace::schedule(const Program& program) {
+    schedules.clear();
+    most_stages_ = 0;
+    int parts = 1;
+    for (const Segment& segment : stages.segments) {
+        std::vector<Work> works;
+        std::vector<Link> links;
+        for (size_t s = segment.first; segment.by_rows && s < segment.stop; ++s) {
+            const Stage& stage = stages.all[s];
+            works.push_back(work_of(program, stage));
+            for (int i = 0; i < 2; ++i) {
+                const Read& read = stage.reads[i];
+                if (read.writers.empty()) continue;
+                const int64_t in = shapes_[program.values[read.value].buffer].height;
+                Reach reach;
+                reach.in = reach.out = in;
+                if (stage.role == Role::compute) {
+                    reach = reach_of(program.operations[stage.index], i, in, works.back().rows);
+                }
+                for (uint32_t writer : read.writers) {
+                    links.push_back({s - segment.first, writer - segment.first, reach});
+                }
+            }
+        }
+        most_stages_ = std::max(most_stages_, works.size());
+        schedules.push_back(segment.by_rows ? Schedule(std::move(works), std::move(links), pool.threads())
+                                            : Schedule());
+        parts = std::max(parts, schedules.back().parts());
+    }
+    counts_.assign(2 * most_stages_ * static_cast<size_t>(pool.threads()), 0);
+    computed_ = std::make_unique<std::atomic<int64_t>[]>(most_stages_ * static_cast<size_t>(parts));
+}
+
+// Slots within a segment are rings of rows, each thread's own, where that takes less than the image.
+void Workspace::choose_held() {
+    places_.assign(stages.slots.size(), Place{true, 0, 0});
+    for (size_t g = 0; g < stages.segments.size(); ++g) {
+        const Segment& segment = stages.segments[g];
+        for (size_t s = segment.first; segment.by_rows && s < segment.stop; ++s) {
+            if (stages.all[s].slot == kNone) continue;
+            Place& place = places_[stages.all[s].slot];
+            place.held = std::max(place.held, schedules[g].held(s - segment.first));
+        }
+    }
+    for (size_t i = 0; i < places_.size(); ++i) {
+        const Slot& slot = stages.slots[i];
+        const int64_t rows = shapes_[slot.buffer].height;
+        const Schedule& own = schedules[slot.first];
+        const bool local = slot.first == slot.last && stages.segments[slot.first].by_rows;
+        places_[i].whole = !local || places_[i].held * std::min(own.parts(), pool.threads()) >= rows;
+        if (places_[i].whole) places_[i].held = rows;
+    }
+}
+
+// Whole slots first, those of one time beside each other; then each thread's rings, then edges.
 void Workspace::place(const Program& program) {
-    const std::vector<Life> lives = lifetimes(program);
-    const size_t count = shapes_.size();
-    std::vector<size_t> sizes(count), order(count);
-    for (size_t i = 0; i < count; ++i) {
-        const auto floats = static_cast<double>(program.buffer_channels[i]) *
-                            static_cast<double>(shapes_[i].height) *
-                            static_cast<double>(strips_[i]) * program.kernels->lanes;
+    std::vector<size_t> sizes(places_.size());
+    for (size_t i = 0; i < places_.size(); ++i) {
+        const uint32_t buffer = stages.slots[i].buffer;
+        const double floats = static_cast<double>(row_floats(program, buffer)) * static_cast<double>(places_[i].held);
         if (floats > static_cast<double>(kLargestArena)) throw Error("not enough memory for this image");
         sizes[i] = (static_cast<size_t>(floats) + 2 * kSlack + 15) / 16 * 16;
-        order[i] = i;
     }
-    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sizes[a] > sizes[b]; });
-    offsets_.assign(count, 0);
-    std::vector<size_t> placed;  // by offset
-    size_t end = 0;
-    for (size_t i : order) {
-        if (lives[i].first == SIZE_MAX) continue;
-        size_t at = 0;
-        for (size_t other : placed) {
-            const bool together = lives[i].first <= lives[other].last && lives[other].first <= lives[i].last;
-            if (!together) continue;
-            if (at + sizes[i] <= offsets_[other]) break;
-            at = std::max(at, offsets_[other] + sizes[other]);
+    const size_t whole = place_whole(sizes);
+    std::vector<size_t> rings(stages.segments.size());
+    thread_floats_ = 0;
+    for (size_t i = 0; i < places_.size(); ++i) {
+        if (places_[i].whole) continue;
+        size_t& ring = rings[stages.slots[i].first];
+        places_[i].offset = whole + ring;
+        ring += sizes[i];
+        thread_floats_ = std::max(thread_floats_, ring);
+    }
+    edges_at_ = whole + thread_floats_ * static_cast<size_t>(pool.threads());
+    edge_offsets_.assign(stages.all.size(), 0), edge_floats_.assign(stages.segments.size(), 0);
+    size_t most = 0;
+    for (size_t g = 0; g < stages.segments.size(); ++g) {
+        const Segment& segment = stages.segments[g];
+        for (size_t s = segment.first; segment.by_rows && s < segment.stop; ++s) {
+            const Stage& stage = stages.all[s];
+            if (stage.slot == kNone || places_[stage.slot].whole) continue;
+            edge_offsets_[s] = edge_floats_[g];
+            const ValueRecord& value = program.values[stage.value];
+            edge_floats_[g] += row_floats(program, value.buffer) / program.buffer_channels[value.buffer] *
+                               value.channels * static_cast<size_t>(schedules[g].edge(s - segment.first));
         }
-        offsets_[i] = at;
-        end = std::max(end, at + sizes[i]);
-        if (end > kLargestArena) throw Error("not enough memory for this image");
-        placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
-                                       [&](size_t a, size_t b) { return offsets_[a] < offsets_[b]; }),
-                      i);
+        most = std::max(most, edge_floats_[g] * static_cast<size_t>(schedules[g].parts()));
     }
+    const size_t end = edges_at_ + most;
+    if (end > kLargestArena) throw Error("not enough memory for this image");
     if (end > arena_floats_) {
         arena_.reset();
         arena_floats_ = 0;
@@ -180,17 +254,46 @@ void Workspace::place(const Program& program) {
     }
 }
 
-View Workspace::view(const Program& program, uint32_t value) const {
+// Largest first, each at the first gap among those of segments that it shares.
+size_t Workspace::place_whole(const std::vector<size_t>& sizes) {
+    std::vector<size_t> order, placed;  // the latter by offset
+    for (size_t i = 0; i < places_.size(); ++i) {
+        if (places_[i].whole) order.push_back(i);
+    }
+    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sizes[a] > sizes[b]; });
+    size_t end = 0;
+    for (size_t i : order) {
+        const Slot& own = stages.slots[i];
+        size_t at = 0;
+        for (size_t other : placed) {
+            const Slot& there = stages.slots[other];
+            if (own.first > there.last || there.first > own.last) continue;
+            if (at + sizes[i] <= places_[other].offset) break;
+            at = std::max(at, places_[other].offset + sizes[other]);
+        }
+        places_[i].offset = at;
+        end = std::max(end, at + sizes[i]);
+        if (end > kLargestArena) throw Error("not enough memory for this image");
+        placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
+                                       [&](size_t a, size_t b) { return places_[a].offset < places_[b].offset; }),
+                      i);
+    }
+    return end;
+}
+
+View Workspace::view(const Program& program, uint32_t value, uint32_t slot, int thread) const {
     if (value == kNone) return {};
     const ValueRecord& record = program.values[value];
+    const Place& at = places_[slot];
     View view;
     view.channels = record.channels;
     view.height = shapes_[record.buffer].height, view.width = shapes_[record.buffer].width;
     view.strip = strips_[record.buffer];
     view.plane = view.strip * program.kernels->lanes;
     view.row = view.plane * program.buffer_channels[record.buffer];
-    view.data = arena_.get() + offsets_[record.buffer] + kSlack +
-                static_cast<ptrdiff_t>(record.first) * view.plane;
+    view.held = at.held;
+    const size_t own = at.whole ? 0 : static_cast<size_t>(thread) * thread_floats_;
+    view.data = arena_.get() + own + at.offset + kSlack + static_cast<ptrdiff_t>(record.first) * view.plane;
     return view;
 }
 

@@ -1,0 +1,96 @@
+// One operation, its views and some rows -> the kernel calls that compute them.
+
+#include "steps.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "spatial.h"
+
+namespace nmk {
+
+namespace {
+
+ActivationSpec activation_of(const Operation& operation) {
+    const OperationRecord& record = operation.record;
+    return {record.activation, record.scalars[kLow], record.scalars[kHigh], operation.slopes()};
+}
+
+void convolve(const Step& step, int64_t first, int64_t stop) {
+    const Operation& operation = *step.operation;
+    const OperationRecord& record = operation.record;
+    const float* bias = operation.values[kBias].empty() ? nullptr : operation.values[kBias].data();
+    const Epilogue epilogue{bias, activation_of(operation), record.scalars[kAlpha], record.params[kResidual]};
+    const ConvRun run{operation.conv.get(), step.plan, step.kernels, step.input,
+                      step.output, step.second, epilogue};
+    run_conv(run, first, stop, step.scratch);
+}
+
+void pointwise_row(const Step& step, int64_t channel, int64_t y) {
+    const Operation& operation = *step.operation;
+    const View &in = step.input, &second = step.second, &out = step.output;
+    const OperationRecord& record = operation.record;
+    const auto mode = static_cast<Pointwise>(record.params[0]);
+    const auto at = static_cast<size_t>(channel);
+    PointwiseJob job{};
+    job.mode = record.params[0];
+    job.x = in.data + channel * in.plane + in.row_at(y);
+    job.y = out.data + channel * out.plane + out.row_at(y);
+    job.count = out.plane;
+    job.scale = record.scalars[kAlpha], job.shift = record.scalars[kBeta];
+    job.activation = activation_of(operation);
+    job.slope_of_channel = operation.slopes() != nullptr ? operation.slopes()[at] : record.scalars[kSlope];
+    if (mode == Pointwise::affine) {
+        job.scale = operation.values[0].empty() ? job.scale : operation.values[0][at];
+        job.shift = operation.values[1].empty() ? job.shift : operation.values[1][at];
+    } else if (mode == Pointwise::gate) {
+        job.scale = second.data[channel * second.plane], job.shift = 0.0f;
+    } else if (mode == Pointwise::gate_sum) {
+        job.shift *= second.data[channel * second.plane];
+    } else {
+        job.z = second.data + channel * second.plane + second.row_at(y);
+    }
+    step.kernels->pointwise(job);
+}
+
+}  // namespace
+
+void compute_rows(const Step& step, int64_t first, int64_t stop) {
+    const OperationRecord& record = step.operation->record;
+    const int lanes = step.kernels->lanes, factor = record.params[0];
+    switch (step.operation->kind()) {
+        case Kind::conv2d: convolve(step, first, stop); break;
+        case Kind::pointwise:
+            for (int64_t y = first; y < stop; ++y) {
+                for (int64_t channel = 0; channel < step.output.channels; ++channel) pointwise_row(step, channel, y);
+            }
+            break;
+        case Kind::pixel_shuffle: pixel_shuffle(step.input, step.output, factor, lanes, first, stop); break;
+        case Kind::nearest: nearest(step.input, step.output, factor, lanes, first, stop); break;
+        case Kind::bilinear: bilinear(step.input, step.output, factor != 0, lanes, first, stop); break;
+        case Kind::max_pool: max_pool(step.input, step.output, record.params, lanes, first, stop); break;
+        case Kind::moments: break;
+    }
+}
+
+// The mean in two passes: sums of a large image in fp32 would lose what a variance is made of.
+float moment(const Step& step, int64_t channel, const uint32_t* mask) {
+    const View& in = step.input;
+    const auto pixels = static_cast<double>(in.height * in.width);
+    double sum = 0.0, squares = 0.0;
+    const auto pass = [&](float centre) {
+        sum = squares = 0.0;
+        for (int64_t y = 0; y < in.height; ++y) {
+            const float* row = in.data + channel * in.plane + in.row_at(y);
+            step.kernels->moments(row, mask, in.plane, centre, &sum, &squares);
+        }
+    };
+    pass(0.0f);
+    const auto mean = static_cast<float>(sum / pixels);
+    if (step.operation->param(0) == 0) return mean;
+    pass(mean);
+    const double left = squares - sum * sum / pixels;
+    return static_cast<float>(std::sqrt(std::max(left, 0.0) / (pixels - step.operation->param(1))));
+}
+
+}  // namespace nmk

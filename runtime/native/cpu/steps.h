@@ -1,0 +1,26 @@
+// An operation and some rows -> those rows of its output.
+#ifndef NMK_STEPS_H
+#define NMK_STEPS_H
+
+#include "conv.h"
+#include "program.h"
+
+namespace nmk {
+
+struct Step {
+    const Operation* operation;
+    const ConvPlan* plan;  // of a convolution
+    const Kernels* kernels;
+    View input, second, output;
+    float* scratch;
+};
+
+// Computes output rows first <= y < stop; not for moments, which have no rows.
+void compute_rows(const Step& step, int64_t first, int64_t stop);
+
+// The mean or standard deviation of a channel, under the mask of a row's valid lanes.
+float moment(const Step& step, int64_t channel, const uint32_t* mask);
+
+}  // namespace nmk
+
+#endif  // NMK_STEPS_H
