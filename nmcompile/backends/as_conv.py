@@ -128,6 +128,11 @@ def thinned(channels: int, factor: int) -> tuple[_Array, ConvShape]:
     return np.ones((channels, 1, 1, 1), np.float32), shape
 
 
+def mixed(channels: int) -> tuple[_Array, ConvShape]:
+    """The mean over channels."""
+    return np.full((1, channels, 1, 1), 1 / channels, np.float32), ConvShape((1, 1))
+
+
 def averaged(
     channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> tuple[_Array, ConvShape]:

@@ -18,6 +18,7 @@ from nmcompile.convs import Conv, get_tensor, read_conv, to_canonical
 from nmcompile.program import Program
 from nmcompile.runtime.native.blob import (
     Activation,
+    Border,
     ConvShape,
     Kind,
     Pointwise,
@@ -178,13 +179,33 @@ class Lowering:
         found = transposed(
             canonical, conv.stride, conv.dilation, conv.padding, conv.output_padding, conv.groups
         )
-        if found is None or found.crop != (0, 0) or found.factor > LARGEST_FACTOR:
+        if found is None or found.factor > LARGEST_FACTOR:
             raise unsupported(node)
         step = Step(Kind.CONV2D, [source], Tensor(len(found.weight)), *phases(found, bias, sparse))
         self.steps.items.append(step)
         self.makers[step.output] = step
         output = Tensor(len(canonical))
         self.add(node, Step(Kind.PIXEL_SHUFFLE, [step.output], output, (found.factor,)))
+        if found.crop != (0, 0):
+            pads = (0, -found.crop[1], 0, -found.crop[0], int(Border.ZEROS))
+            self.add(node, Step(Kind.PAD, [output], Tensor(output.channels), pads))
+
+    def convolve(self, node: fx.Node, weight: np.ndarray[Any, Any], shape: ConvShape) -> None:
+        """Appends a convolution of the node's first argument by constants.
+
+        Its zeros are left out, so that they meet no infinity.
+        """
+        source, data = self.tensor(node.args[0]), conv_data(weight, None, sparse=True)
+        params = shape.params(sparse=True)
+        self.add(node, Step(Kind.CONV2D, [source], Tensor(len(weight)), params, data))
+
+    def frame(
+        self, node: fx.Node, pads: tuple[int, int, int, int], border: Border = Border.ZEROS
+    ) -> None:
+        """Pads the node's first argument left, right, top, bottom; cuts where that is negative."""
+        source = self.tensor(node.args[0])
+        step = Step(Kind.PAD, [source], Tensor(source.channels), (*pads, int(border)))
+        self.add(node, step)
 
     def activate(
         self,

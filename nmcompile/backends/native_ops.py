@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from nmcompile.backends.as_conv import mixed
 from nmcompile.backends.steps import Step, Tensor
 from nmcompile.convs import get_tensor
 from nmcompile.runtime.native.blob import Activation, Kind, Pointwise
@@ -49,6 +50,9 @@ for _target, _kind in {
     aten.silu.default: Activation.SILU,
     aten.sigmoid.default: Activation.SIGMOID,
     aten.tanh.default: Activation.TANH,
+    aten.mish.default: Activation.MISH,
+    aten.hardswish.default: Activation.HARD_SWISH,
+    aten.sqrt.default: Activation.SQUARE_ROOT,
 }.items():
     HANDLERS[_target] = _plain(_kind)
 
@@ -57,6 +61,14 @@ for _target, _kind in {
 def _leaky_relu(low: Lowering, node: fx.Node) -> None:
     slope = float(argument(node, 1, "negative_slope", 0.01))
     low.activate(node, Activation.LEAKY_RELU, (slope, 0.0))
+
+
+@handles(aten.elu.default)
+def _elu(low: Lowering, node: fx.Node) -> bool | None:
+    if argument(node, 2, "scale", 1) != 1 or argument(node, 3, "input_scale", 1) != 1:
+        return False
+    low.activate(node, Activation.ELU, (float(argument(node, 1, "alpha", 1.0)), 0.0))
+    return None
 
 
 @handles(aten.gelu.default)
@@ -107,9 +119,14 @@ def _add(low: Lowering, node: fx.Node) -> bool | None:
         if not fused:
             low.pointwise(node, Pointwise.SUM, [_node(x), y], beta=sign)
         return None
-    if not _is_gate(x, y):
+    if _is_gate(x, y):
+        low.pointwise(node, Pointwise.GATE_SUM, [_node(x), y], beta=sign)
+    elif _is_map(x, y):
+        low.pointwise(node, Pointwise.SUM, [_node(x), y], beta=sign)
+    elif _is_map(y, x):
+        low.pointwise(node, Pointwise.SUM, [y, _node(x)], alpha=sign)
+    else:
         return False
-    low.pointwise(node, Pointwise.GATE_SUM, [_node(x), y], beta=sign)
     return None
 
 
@@ -122,11 +139,13 @@ def _multiply(low: Lowering, node: fx.Node) -> bool | None:
         low.pointwise(node, Pointwise.AFFINE, [_node(x)], alpha=factor, beta=0.0)
         return None
     if node.target is aten.div.Tensor:
-        return False
+        return _divide(low, node)
     if x not in low.tensors or y not in low.tensors:
         return _affine(low, node, None)
-    if _same_size(x, y):
+    if _same_size(x, y) or _is_map(x, y):
         low.pointwise(node, Pointwise.PRODUCT, [_node(x), y])
+    elif _is_map(y, x):
+        low.pointwise(node, Pointwise.PRODUCT, [y, _node(x)])
     elif _is_gate(x, y):
         low.pointwise(node, Pointwise.GATE, [_node(x), y])
     elif _is_gate(y, x):
@@ -134,6 +153,30 @@ def _multiply(low: Lowering, node: fx.Node) -> bool | None:
     else:
         return False
     return None
+
+
+def _divide(low: Lowering, node: fx.Node) -> bool | None:
+    x, y = (_node(item) for item in node.args[:2])
+    if y not in low.tensors or not (_same_size(x, y) or _is_map(x, y)):
+        return False
+    low.pointwise(node, Pointwise.QUOTIENT, [x, y])
+    return None
+
+
+@handles(aten.pow.Tensor_Scalar)
+def _square(low: Lowering, node: fx.Node) -> bool | None:
+    x = _node(node.args[0])
+    if node.args[1] != 2:
+        return False
+    low.pointwise(node, Pointwise.PRODUCT, [x, x])
+    return None
+
+
+@handles(aten.rsub.Scalar)
+def _reversed_sub(low: Lowering, node: fx.Node) -> None:
+    factor = -float(argument(node, 2, "alpha", 1))
+    shift = float(_number(node.args[1]))
+    low.pointwise(node, Pointwise.AFFINE, [_node(node.args[0])], alpha=factor, beta=shift)
 
 
 def _affine(low: Lowering, node: fx.Node, sign: float | None) -> bool | None:
@@ -195,9 +238,17 @@ def _slice_tensor(low: Lowering, node: fx.Node) -> bool | None:
     if argument(node, 4, "step", 1) != 1 or not isinstance(start, int):
         return False
     channels = low.tensor(node.args[0]).channels
+    whole = stop is None or stop == sys.maxsize
+    if axis != 1 and start == 0 and whole:
+        return _same(low, node)
+    if axis in (2, 3):
+        off = 0 if whole else stop
+        if not isinstance(off, int) or start < 0 or off > 0 or (off == 0 and not whole):
+            return False
+        low.frame(node, (0, 0, -start, off) if axis == 2 else (-start, off, 0, 0))
+        return None
     if axis != 1:
-        whole = start == 0 and (stop is None or stop == sys.maxsize)
-        return _same(low, node) if whole else False
+        return False
     first = start + channels if start < 0 else start
     _slice(low, node, node.args[0], first, int(node.meta["val"].shape[1]))
     return None
@@ -209,7 +260,12 @@ def _slice(low: Lowering, node: fx.Node, source: Any, first: int, channels: int)
 
 @handles(aten.mean.dim)
 def _mean(low: Lowering, node: fx.Node) -> bool | None:
-    return _moments(low, node, (0, 0)) if argument(node, 2, "keepdim", False) else False
+    if not argument(node, 2, "keepdim", False):
+        return False
+    if [axis % 4 for axis in argument(node, 1, "dim") or ()] == [1]:
+        low.convolve(node, *mixed(low.tensor(node.args[0]).channels))
+        return None
+    return _moments(low, node, (0, 0))
 
 
 @handles(aten.adaptive_avg_pool2d.default)
@@ -264,6 +320,12 @@ def _ones(node: Any) -> list[bool]:
 def _same_size(x: Any, y: Any) -> bool:
     """Whether nothing is broadcast: sizes that are not 1 must be equal, however written."""
     return _ones(x) == _ones(y)
+
+
+def _is_map(x: Any, y: Any) -> bool:
+    """Whether y has one value for each pixel of x."""
+    first, _, *sides = _ones(x)
+    return _ones(y) == [first, True, *sides]
 
 
 def _is_gate(x: Any, y: Any) -> bool:

@@ -10,13 +10,18 @@ from torch import fx
 from nmcompile.backends.as_conv import LARGEST_FACTOR, averaged, thinned, unshuffled
 from nmcompile.backends.native_ops import argument, handles, pair
 from nmcompile.backends.steps import Step, Tensor
-from nmcompile.runtime.native.blob import ConvShape, Kind, conv_data
+from nmcompile.runtime.native.blob import Border, ConvShape, Kind
 from nmcompile.shapes import divides
 
 if TYPE_CHECKING:
     from nmcompile.backends.native import Lowering
 
 aten = torch.ops.aten
+_BORDERS = {
+    "constant": Border.ZEROS,
+    "reflect": Border.REFLECT,
+    "replicate": Border.REPLICATE,
+}
 
 
 @handles(aten.pixel_shuffle.default)
@@ -31,7 +36,7 @@ def _pixel_unshuffle(low: Lowering, node: fx.Node) -> bool | None:
     channels, factor = low.tensor(node.args[0]).channels, int(str(node.args[1]))
     if factor > LARGEST_FACTOR:
         return False
-    _convolve(low, node, *unshuffled(channels, factor))
+    low.convolve(node, *unshuffled(channels, factor))
     return None
 
 
@@ -45,15 +50,31 @@ def _average_pool(low: Lowering, node: fx.Node) -> bool | None:
         return False
     if max(stride) > LARGEST_FACTOR:
         return False
-    _convolve(low, node, *averaged(low.tensor(node.args[0]).channels, kernel, stride, padding))
+    low.convolve(node, *averaged(low.tensor(node.args[0]).channels, kernel, stride, padding))
     return None
 
 
-def _convolve(low: Lowering, node: fx.Node, weight: Any, shape: ConvShape) -> None:
-    """A convolution by constants; its zeros are left out, so that they meet no infinity."""
-    source, data = low.tensor(node.args[0]), conv_data(weight, None, sparse=True)
-    params = shape.params(sparse=True)
-    low.add(node, Step(Kind.CONV2D, [source], Tensor(len(weight)), params, data))
+@handles(
+    aten.pad.default, aten.constant_pad_nd.default, aten.reflection_pad2d.default,
+    aten.replication_pad2d.default,
+)  # fmt: skip
+def _pad(low: Lowering, node: fx.Node) -> bool | None:
+    """Only by fixed numbers of rows and columns, of zeros where they are constant."""
+    known: dict[Any, str] = {
+        aten.constant_pad_nd.default: "constant",
+        aten.reflection_pad2d.default: "reflect",
+        aten.replication_pad2d.default: "replicate",
+    }
+    mode = known.get(node.target) or argument(node, 2, "mode", "constant")
+    value = argument(node, 3 if node.target is aten.pad.default else 2, "value")
+    pads = list(node.args[1]) if isinstance(node.args[1], (list, tuple)) else []
+    if mode not in _BORDERS or len(pads) > 4 or not all(isinstance(n, int) for n in pads):
+        return False
+    if mode == "constant" and value:
+        return False
+    left, right, top, bottom = [*pads, 0, 0, 0, 0][:4]
+    low.frame(node, (left, right, top, bottom), _BORDERS[mode])
+    return None
 
 
 @handles(aten.upsample_nearest2d.vec)
@@ -68,7 +89,7 @@ def _nearest(low: Lowering, node: fx.Node) -> bool | None:
     elif smaller == int(smaller) and smaller <= LARGEST_FACTOR:
         if not divides(low.program, int(smaller), node.all_input_nodes[0]):
             return False  # the last row would be one that a stride takes and torch leaves out
-        _convolve(low, node, *thinned(source.channels, int(smaller)))
+        low.convolve(node, *thinned(source.channels, int(smaller)))
     else:
         return False
     return None
@@ -76,14 +97,17 @@ def _nearest(low: Lowering, node: fx.Node) -> bool | None:
 
 @handles(aten.upsample_bilinear2d.vec)
 def _bilinear(low: Lowering, node: fx.Node) -> bool | None:
-    """Its size must be that of another image of the network: F.interpolate(x, y.shape[2:])."""
-    sizes = argument(node, 1, "output_size")
-    like = _image_of_size(low, sizes)
-    if like is None:
-        return False
-    source = low.tensor(node.args[0])
+    """To the size of another image, F.interpolate(x, y.shape[2:]), or larger by a whole factor."""
+    source, factors = low.tensor(node.args[0]), argument(node, 3, "scale_factors")
     aligned = int(bool(argument(node, 2, "align_corners", False)))
-    step = Step(Kind.BILINEAR, [source, like], Tensor(source.channels), (aligned,))
+    like = _image_of_size(low, argument(node, 1, "output_size"))
+    if like is not None:
+        step = Step(Kind.BILINEAR, [source, like], Tensor(source.channels), (aligned,))
+    elif factors and factors[0] == factors[1] and factors[0] in range(1, LARGEST_FACTOR + 1):
+        params = (aligned, int(factors[0]))
+        step = Step(Kind.BILINEAR, [source], Tensor(source.channels), params)
+    else:
+        return False
     low.add(node, step)
     return None
 

@@ -81,6 +81,10 @@ def activate(
         ),
         Activation.TANH: lambda: np.tanh(x),
         Activation.CLAMP: lambda: np.clip(x, *limits),
+        Activation.ELU: lambda: np.where(x < 0, slope * np.expm1(np.minimum(x, 0)), x),
+        Activation.MISH: lambda: x * np.tanh(np.log1p(np.exp(x))),
+        Activation.HARD_SWISH: lambda: x * np.clip(x + 3, 0, 6) / 6,
+        Activation.SQUARE_ROOT: lambda: np.sqrt(x),
     }
     return forms[kind]()
 

@@ -103,11 +103,36 @@ def _shuffled_activations(net, x):
     return net.prelu(y) + F.leaky_relu(F.pixel_shuffle(net.down(x), 2), 0.1) + y
 
 
+def _framed(net, x):
+    """Borders of every kind, cuts, and a transposed convolution whose last row is no output."""
+    y = net.a(F.pad(x, (1, 2, 2, 1), mode="reflect"))[:, :, 2:-1, 1:-2]
+    z = net.same(F.pad(y, (0, 1), mode="replicate"))[:, :, :, 1:]
+    odd = F.conv_transpose2d(
+        F.pad(net.down(x), (0, 1, 0, 1)), net.up.weight[:, :, :3, :3], stride=2
+    )
+    return F.pad(z[:, :, :-1], (0, 0, 0, 1)) + odd[:, :, 1:-2, 1:-2]
+
+
+def _normed(net, x):
+    """Layer norm over channels written out, as NAFNet has it; maps over all channels."""
+    mean = x.mean(1, keepdim=True)
+    variance = (x - mean).pow(2).mean(1, keepdim=True)
+    y = net.shift * ((x - mean) / (variance + 1e-3).sqrt()) + net.shift
+    gate = torch.sigmoid(net.a(y)[:, 1:2])
+    return net.b(gate * y) + gate - (gate - y) + (1.5 - y) / (2 + gate)
+
+
+def _activated(net, x):
+    wide = F.interpolate(F.max_pool2d(F.elu(net.a(x), 0.7), 2), scale_factor=2, mode="bilinear")
+    aligned = F.interpolate(net.down(x), scale_factor=2, mode="bilinear", align_corners=True)
+    return wide + F.mish(net.b(x)) + F.hardswish(4 * x) + aligned[:, ::1][:, 4:8]
+
+
 SMALL = {
     f.__name__: f
     for f in (
         _gate, _dense_block, _u_net, _arithmetic, _reused, _split, _enlarged, _shuffled_activations,
-        _in_blocks, _halved,
+        _in_blocks, _halved, _framed, _normed, _activated,
     )
 }  # fmt: skip
 
@@ -165,7 +190,8 @@ def test_inputs_need_not_be_contiguous():
             ],
             "conv_transpose2d",
         ),
-        (lambda net, x: net.a(F.pad(x, (1, 1, 1, 1), mode="reflect"))[:, :, 1:-1, 1:-1], "pad"),
+        (lambda net, x: net.a(F.pad(x, (1, 1, 1, 1), mode="circular"))[:, :, 1:-1, 1:-1], "pad"),
+        (lambda net, x: net.a(F.pad(x, (1, 1), value=1.0))[:, :, :, 1:-1], "pad"),
         (
             lambda net, x: F.conv2d(F.conv2d(x, net.a.weight, padding=3), torch.ones(4, 4, 5, 5)),
             "padded beyond",

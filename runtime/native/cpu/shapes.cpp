@@ -24,6 +24,16 @@ Shape windowed(const Operation& operation, Shape in) {
             reduced(in.width, p[kPadLeft] + p[kPadRight], p[kKernelX], p[kDilationX], p[kStrideX])};
 }
 
+Shape padded(const Operation& operation, Shape in) {
+    const int32_t* p = operation.record.params;
+    const bool reflects = p[kBorder] == static_cast<int32_t>(Border::reflect);
+    const bool low = std::max(p[kTop], p[kBottom]) >= in.height;
+    if (reflects && (low || std::max(p[kLeft], p[kRight]) >= in.width)) {
+        throw Error("the image is too small to be reflected at its edges: give a larger one");
+    }
+    return {in.height + p[kTop] + p[kBottom], in.width + p[kLeft] + p[kRight]};
+}
+
 class Inference {
 public:
     Inference(const Program& program, const std::vector<Shape>& sizes)
@@ -71,7 +81,10 @@ private:
             case Kind::max_pool: return windowed(operation, in);
             case Kind::pixel_shuffle:
             case Kind::nearest: return {in.height * operation.param(0), in.width * operation.param(0)};
-            case Kind::bilinear: return of(record.inputs[1]);
+            case Kind::bilinear:
+                if (record.inputs[1] != kNone) return of(record.inputs[1]);
+                return {in.height * operation.param(1), in.width * operation.param(1)};
+            case Kind::pad: return padded(operation, in);
             case Kind::moments: return {1, 1};
             case Kind::pointwise: check_pointwise(operation, in); return in;
         }

@@ -57,7 +57,7 @@ private:
     void choose_held();
     void place(const Program& program);
     size_t place_whole(const std::vector<size_t>& sizes);
-    bool lay_strips(const Program& program, const std::vector<Shape>& sizes, int64_t extra);
+    bool lay_strips(const Program& program, const std::vector<Shape>& sizes, int64_t extra, bool apart);
     int64_t wanted_strip(const Program& program, const Operation& operation) const;
 
     std::vector<Shape> sizes_;  // of the inputs; empty until they fit
