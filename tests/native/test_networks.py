@@ -39,6 +39,7 @@ class Small(nn.Module):
         self.prelu = nn.PReLU(4)
         self.prelu.weight.data = torch.tensor([0.1, -0.2, 0.3, 0.4])
         self.up = nn.ConvTranspose2d(16, 4, 4, stride=2, padding=1)
+        self.odd = nn.ConvTranspose2d(16, 4, 3, stride=2, padding=1)
         self.same = nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2)
         self.register_buffer("shift", torch.tensor([0.1, -0.2, 0.3, 0.4]).view(1, 4, 1, 1))
         self.head = nn.Conv2d(3, 4, 1)
@@ -105,12 +106,10 @@ def _shuffled_activations(net, x):
 
 def _framed(net, x):
     """Borders of every kind, cuts, and a transposed convolution whose last row is no output."""
-    y = net.a(F.pad(x, (1, 2, 2, 1), mode="reflect"))[:, :, 2:-1, 1:-2]
-    z = net.same(F.pad(y, (0, 1), mode="replicate"))[:, :, :, 1:]
-    odd = F.conv_transpose2d(
-        F.pad(net.down(x), (0, 1, 0, 1)), net.up.weight[:, :, :3, :3], stride=2
-    )
-    return F.pad(z[:, :, :-1], (0, 0, 0, 1)) + odd[:, :, 1:-2, 1:-2]
+    y = net.a(F.pad(x, (1, 0, 0, 1), mode="reflect"))[:, :, 1:, :-1]
+    z = net.same(F.pad(y, (0, 1, 0, 0), mode="replicate"))[:, :, :, 1:]
+    odd = net.odd(F.pad(net.down(x), (0, 1, 0, 1)))[:, :, :-1, 1:]
+    return F.pad(z[:, :, :-1], (0, 0, 0, 1)) + odd
 
 
 def _normed(net, x):
