@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def lower(program: Program) -> bytes:
     nodes = list(program.module.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
     output = nodes[-1].args[0]
-    return lower_nodes(program, nodes, inputs, output if isinstance(output, tuple) else (output,))
+    outputs = output if isinstance(output, tuple) else (output,)
+    return lower_nodes(program, nodes, inputs, outputs, {})
 
 
 def lower_nodes(
@@ -50,6 +52,7 @@ def lower_nodes(
     nodes: Sequence[fx.Node],
     inputs: Sequence[fx.Node],
     outputs: Sequence[Any],
+    channels: Mapping[fx.Node, int],
 ) -> bytes:
     """Packs a part of the network.
 
@@ -58,13 +61,14 @@ def lower_nodes(
         nodes: what is to run, in the order of the graph.
         inputs: images that nodes read and do not make, in the order in which a call gives them.
         outputs: images that a call returns.
+        channels: of inputs, where a survey found out more than their own nodes say.
 
     Raises:
         UnsupportedError: one of the nodes is an operation that the native backend lacks.
     """
     lowering = Lowering(program)
     for node in inputs:
-        lowering.give(node)
+        lowering.give(node, channels.get(node))
     lowering.steps.inputs = [lowering.tensors[node] for node in inputs]
     for node in nodes:
         lowering.visit(node)
@@ -72,8 +76,21 @@ def lower_nodes(
     return lowering.steps.to_bytes()
 
 
-def missing(program: Program) -> dict[fx.Node, str]:
-    """The nodes that the native backend cannot run, each with what it lacks."""
+@dataclass(frozen=True)
+class Survey:
+    """What the native backend could do with a network.
+
+    Attributes:
+        missing: nodes that it cannot run -> what it lacks.
+        channels: of every image.
+    """
+
+    missing: dict[fx.Node, str]
+    channels: dict[fx.Node, int]
+
+
+def survey(program: Program) -> Survey:
+    """Tries every node, with what the nodes before it give, whoever runs them."""
     lowering, found = Lowering(program), {}
     for node in program.module.graph.nodes:
         try:
@@ -83,7 +100,7 @@ def missing(program: Program) -> dict[fx.Node, str]:
         if node.op == "placeholder" or node in found:
             with contextlib.suppress(UnsupportedError):
                 lowering.give(node)
-    return found
+    return Survey(found, {node: tensor.channels for node, tensor in lowering.tensors.items()})
 
 
 class Lowering:
@@ -99,11 +116,11 @@ class Lowering:
         plan = program.plan
         self.sparse = {x.name for x in plan.layers if not x.pattern.is_dense} if plan else set()
 
-    def give(self, node: fx.Node) -> None:
+    def give(self, node: fx.Node, channels: int | None = None) -> None:
         """Takes a value as it comes from outside; UnsupportedError where it is no image."""
-        if not is_image(node, self.batch):
+        if channels is None and not is_image(node, self.batch):
             raise UnsupportedError(f"an input that is no batch of images ({node.name})")
-        self.tensors[node] = Tensor(int(node.meta["val"].shape[1]))
+        self.tensors[node] = Tensor(channels or int(node.meta["val"].shape[1]))
 
     def visit(self, node: fx.Node) -> None:
         """Appends what computes a node; sizes and weights are found by the nodes that use them."""

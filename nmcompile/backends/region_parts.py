@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 from torch import fx
 
-from nmcompile.backends.native import lower_nodes
+from nmcompile.backends.native import lower_nodes, survey
 from nmcompile.backends.onnx import export_program, write_onnx
 from nmcompile.backends.regions import Region, find_regions
 from nmcompile.program import Program
@@ -26,6 +26,7 @@ def write_regions(folder: Path, program: Program) -> None:
     no region before it gives.
     """
     regions = find_regions(program)
+    channels = survey(program).channels
     names = _names(program, regions)
     model = _export_with(program, [n for region in regions for n in region.outputs], names)
     known = {value.name for value in model.graph.input}
@@ -34,7 +35,7 @@ def write_regions(folder: Path, program: Program) -> None:
         inputs, outputs = ([names[n] for n in ns] for ns in (region.inputs, region.outputs))
         if region.runner == "native":
             part = f"region-{number}.nmk"
-            packed = lower_nodes(program, region.nodes, region.inputs, region.outputs)
+            packed = lower_nodes(program, region.nodes, region.inputs, region.outputs, channels)
             (folder / part).write_bytes(packed)
         else:
             part = f"region-{number}.onnx"

@@ -11,7 +11,7 @@ from torch import fx
 from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
-from nmcompile.backends.native import is_size, missing
+from nmcompile.backends.native import is_size, survey
 from nmcompile.convs import read_conv
 from nmcompile.program import Program
 
@@ -46,7 +46,7 @@ def find_regions(program: Program) -> list[Region]:
     a cycle between them. A group without a convolution goes to ONNX Runtime with the rest: it
     would cost two copies and save nothing.
     """
-    lacking = missing(program)
+    lacking = survey(program).missing
     partitioner = CapabilityBasedPartitioner(
         program.module, _Support(lacking), allows_single_node_partition=True
     )
