@@ -31,7 +31,8 @@ from nmcompile.progress import SILENT, Reporter
 from nmcompile.receipt import About, Compiled, make_receipt
 from nmcompile.report import write_report
 from nmcompile.runtime import Engine, load
-from nmcompile.runtime.executor import OrtExecutor, check_threads, open_executor
+from nmcompile.runtime.engine import open_executor
+from nmcompile.runtime.executor import OrtExecutor, check_threads
 from nmcompile.showcase import showcase
 from nmcompile.tasks import Task
 
@@ -157,7 +158,7 @@ def _write(
             manifest = make_manifest(sparse, ctx)
             (folder / "plan.json").write_text(sparse.the_plan.to_json())
             threads = check_threads(ctx.target.threads)
-            engine = Engine(folder, manifest, open_executor(folder, manifest.executor, threads))
+            engine = Engine(folder, manifest, open_executor(folder, manifest, threads))
             original = Engine(folder, manifest, OrtExecutor(folder / "dense.onnx", threads))
         with clock.stage("verifying and timing"):
             done = Compiled(about, dense, sparse, engine, original, clock.seconds)

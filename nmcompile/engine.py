@@ -48,7 +48,7 @@ class Manifest:
 
     Attributes:
         target: the backend it was compiled for.
-        executor: what runs it (`onnxruntime`, `native`).
+        executor: what runs it (`onnxruntime`, `native`, or `regions`, which are both in turn).
         task: the restoration task, as given or found (`sr:4`, `denoise:25`, ...).
         input_name: name of the image input.
         channels: image channels in and out (1 or 3).

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import nmcompile
-from nmcompile.backends.cpu import most_isa
+from nmcompile.backends.cpu import allowed_kernels
 from nmcompile.backends.native import lower
 from nmcompile.backends.onnx import (
     check_onnx,
@@ -16,6 +16,7 @@ from nmcompile.backends.onnx import (
     export_program,
     write_onnx,
 )
+from nmcompile.backends.region_parts import write_regions
 from nmcompile.capture.tracing import quiet
 from nmcompile.context import Context
 from nmcompile.engine import Manifest
@@ -31,8 +32,9 @@ _SLACK = 1.5
 def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> None:
     """Writes what the target runs, model.onnx, and the dense original to compare with."""
     if ctx.target.executor == "native":
-        isa, bf16 = most_isa(ctx.target.name), ctx.target.precision == "bf16"
-        (folder / NATIVE).write_bytes(lower(sparse, isa, bf16))
+        (folder / NATIVE).write_bytes(lower(sparse, allowed_kernels(ctx.target)))
+    elif ctx.target.executor == "regions":
+        write_regions(folder, sparse, allowed_kernels(ctx.target))
     exported = export_program(dense)
     with quiet():
         torch.export.save(exported, folder / "dense.pt2")

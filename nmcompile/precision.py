@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from nmcompile.backends.cpu import CpuTarget
-from nmcompile.backends.native import lower
+from nmcompile.backends.native import Allowed, lower
 from nmcompile.context import Context, Target
 from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import Arrays, arrays_restorer, qualities
@@ -80,6 +80,8 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
 def _obstacle(target: Target) -> str:
     if not isinstance(target, CpuTarget):
         return "ONNX Runtime runs this engine, in fp32"
+    if target.executor != "native":
+        return "a network in regions runs in fp32"
     if target.isa not in native.GAIN_BY_BF16:
         return f"kernels for {target.isa} gain nothing by bf16"
     return ""
@@ -87,7 +89,7 @@ def _obstacle(target: Target) -> str:
 
 def _compared(program: Program, ctx: Context) -> Precision:
     threads = ctx.target.threads or available_cores()
-    single, half = (NativeProgram(lower(program, bf16=bf16)) for bf16 in (False, True))
+    single, half = (NativeProgram(lower(program, Allowed(bf16=bf16))) for bf16 in (False, True))
     loss, agreement = _quality(program, ctx, _runner(single, threads), _runner(half, threads))
     shape = (1, program.interface.channels, *ctx.reference_size)
     x = np.random.default_rng(0).random(shape, np.float32)

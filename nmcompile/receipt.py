@@ -6,12 +6,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import nmcompile
+from nmcompile.backends.onnx import OnnxTarget
 from nmcompile.context import Context
 from nmcompile.convs import get_tensor, to_canonical
 from nmcompile.errors import NmcompileError
@@ -22,6 +24,7 @@ from nmcompile.precision import LEAST_AGREEMENT_DB, Precision
 from nmcompile.program import Program
 from nmcompile.runtime import Engine, native
 from nmcompile.runtime.executor import available_cores
+from nmcompile.runtime.regions import REGIONS, read_regions
 from nmcompile.timing import interleaved
 
 RECEIPT_VERSION = 1
@@ -77,6 +80,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "threads": ctx.target.threads or available_cores(),
         "note": ctx.target.note,
         "precision": dataclasses.asdict(done.about.precision),
+        "regions": _regions(done.engine.path),
         "task": str(ctx.task),
         "budget": str((ctx.uniform and f"uniform {ctx.uniform}") or plan.budget or ctx.budget),
         "patterns": [str(pattern) for pattern in ctx.patterns],
@@ -87,7 +91,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "quality": _quality(done, ctx),
         "verification": verify(done.engine, done.sparse, ctx),
         "assumed": [*done.about.assumed, *plan.notes],
-        "layers": [_row(layer, done.sparse, ctx) for layer in plan.layers],
+        "layers": [_row(layer, done.sparse) for layer in plan.layers],
         "seconds": {name: round(value, 2) for name, value in done.seconds.items()},
     }
 
@@ -160,7 +164,7 @@ def _quality(done: Compiled, ctx: Context) -> dict[str, Any]:
     }
 
 
-def _row(layer: Layer, program: Program, ctx: Context) -> dict[str, Any]:
+def _row(layer: Layer, program: Program) -> dict[str, Any]:
     dense, chosen = layer.choices[0], layer.chosen
     gain = None
     if dense.latency_ms is not None and chosen.latency_ms:
@@ -179,14 +183,25 @@ def _row(layer: Layer, program: Program, ctx: Context) -> dict[str, Any]:
         "chosen_ms": chosen.latency_ms,
         "gain": gain,
         "kernel": chosen.kernel,
-        "status": "dense" if layer.pattern.is_dense else _status(ctx),
+        "status": "dense" if layer.pattern.is_dense else _status(chosen.kernel),
         "reason": layer.reason,
     }
 
 
-def _status(ctx: Context) -> str:
-    """What becomes of a layer's zeros; the target's note may go on to say why."""
-    return ctx.target.note.partition(";")[0] or "sparse kernel"
+def _status(kernel: str) -> str:
+    """What becomes of a layer's zeros."""
+    return OnnxTarget.note if kernel.startswith("onnxruntime.") else "sparse kernel"
+
+
+def _regions(folder: Path) -> list[dict[str, Any]]:
+    """What runs where, in order, for a network that is not run as a whole."""
+    if not (folder / REGIONS).is_file():
+        return []
+    plan = read_regions(folder / REGIONS)
+    return [
+        {"part": region.part, "runner": region.runner, "operations": dict(region.operations)}
+        for region in plan.regions
+    ]
 
 
 def _is_valid(layer: Layer, program: Program) -> bool:

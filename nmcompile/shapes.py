@@ -49,6 +49,15 @@ def formula(program: Program, node: fx.Node, factor: int) -> str:
     return str(_in_multiples(product, program.interface.multiple)).replace("//", "/")
 
 
+def divides(program: Program, factor: int, node: fx.Node) -> bool:
+    """Whether height and width of a value are multiples of `factor` whatever the network takes."""
+    image = next(n for n in program.module.graph.nodes if n.op == "placeholder").meta["val"]
+    multiple, known = program.interface.multiple, _symbols(image)
+    sides = {name: multiple * sympy.Symbol(name, integer=True) for name in "HW"}
+    sizes = (_expression(size).subs(known).subs(sides) for size in node.meta["val"].shape[2:])
+    return all(sympy.Mod(size, factor) == 0 for size in sizes)
+
+
 def _in_multiples(product: Any, multiple: int) -> Any:
     """Without the roundings that vanish where H and W are what the network takes."""
     sizes = sympy.symbols("H W")

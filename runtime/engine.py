@@ -14,10 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 from nmcompile.engine import Manifest, read_manifest
 from nmcompile.errors import NmcompileError
 from nmcompile.runtime.assembly import Assembly
-from nmcompile.runtime.executor import check_threads, open_executor
+from nmcompile.runtime.executor import (
+    MODEL,
+    NATIVE,
+    NativeExecutor,
+    OrtExecutor,
+    check_threads,
+)
 from nmcompile.runtime.inputs import check_names, check_tensor, filled
 from nmcompile.runtime.pixels import Picture, Tensor, check_picture, enlarged
+from nmcompile.runtime.regions import RegionExecutor
 from nmcompile.runtime.tiling import TilePlan, plan_tiles
+
+Executor = Callable[[Mapping[str, NDArray[Any]]], Tensor]
 
 _LOGGER = logging.getLogger("nmcompile.runtime")
 
@@ -36,15 +45,7 @@ def load(path: Path | str, threads: int | None = None, check_parts: bool = True)
     folder = Path(path)
     count = check_threads(threads)
     manifest = read_manifest(folder, check_parts)
-    try:
-        executor = open_executor(folder, manifest.executor, count)
-    except KeyError:
-        raise NmcompileError(
-            f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime "
-            "and native; "
-            f"update nmcompile (the engine was made by {manifest.created_by or 'unknown'})"
-        ) from None
-    engine = Engine(folder, manifest, executor)
+    engine = Engine(folder, manifest, open_executor(folder, manifest, count))
     _tell(engine)
     return engine
 
@@ -62,6 +63,21 @@ def _tell(engine: Engine) -> None:
         )  # fmt: skip
 
 
+def open_executor(folder: Path, manifest: Manifest, threads: int) -> Executor:
+    """What runs an engine's parts; NmcompileError if they are damaged or nothing here can."""
+    if manifest.executor == "native":
+        return NativeExecutor(folder / NATIVE, threads)
+    if manifest.executor == "regions":
+        return RegionExecutor(folder, threads)
+    if manifest.executor == "onnxruntime":
+        return OrtExecutor(folder / MODEL, threads)
+    raise NmcompileError(
+        f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime, "
+        "native and regions; "
+        f"update nmcompile (the engine was made by {manifest.created_by or 'unknown'})"
+    )
+
+
 class Engine:
     """A compiled network, ready to run.
 
@@ -75,7 +91,7 @@ class Engine:
         self,
         path: Path,
         manifest: Manifest,
-        executor: Callable[[Mapping[str, NDArray[Any]]], Tensor],
+        executor: Executor,
     ) -> None:
         self.path = path
         self.manifest = manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,22 @@ class OrtExecutor:
         Raises:
             NmcompileError: it needs more memory than there is.
         """
+        output: NDArray[np.float32] = self.run(inputs)[0]
+        return output
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+    ) -> list[NDArray[Any]]:
+        """Runs the model once and gives these outputs, or all; errors as in a call."""
         try:
-            output: NDArray[np.float32] = self._session.run(None, dict(inputs))[0]
+            found: list[NDArray[Any]] = self._session.run(outputs, dict(inputs))
         except self._failures as error:
             if "alloc" not in str(error):
                 raise
             raise NmcompileError(
                 f"not enough memory for this image ({_first_line(error)}); give a (smaller) --tile"
             ) from None
-        return output
+        return found
 
 
 class NativeExecutor:
@@ -75,11 +82,7 @@ class NativeExecutor:
     """
 
     def __init__(self, model_path: Path, threads: int) -> None:
-        try:
-            packed = model_path.read_bytes()
-        except OSError as error:
-            raise NmcompileError(f"{model_path}: cannot be read ({error})") from None
-        self._program = NativeProgram(packed, str(model_path))
+        self._program = load_native(model_path)
         self.isa = self._program.isa
         self._threads = threads
 
@@ -88,11 +91,13 @@ class NativeExecutor:
         return self._program.run(list(inputs.values()), self._threads)[0]
 
 
-def open_executor(folder: Path, name: str, threads: int) -> OrtExecutor | NativeExecutor:
-    """What runs an engine's model, by the name in its manifest; KeyError if there is none."""
-    if name == "native":
-        return NativeExecutor(folder / NATIVE, threads)
-    return {"onnxruntime": OrtExecutor}[name](folder / MODEL, threads)
+def load_native(path: Path) -> NativeProgram:
+    """The packed program of a file; NmcompileError if it is damaged or libnmk is not built."""
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise NmcompileError(f"{path}: cannot be read ({error})") from None
+    return NativeProgram(packed, str(path))
 
 
 def available_cores() -> int:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
-from nmcompile.backends.native import UnsupportedError, lower
+from nmcompile.backends.as_conv import phases, transposed
+from nmcompile.backends.native import Allowed, UnsupportedError, lower
 from nmcompile.backends.onnx import OnnxTarget
-from nmcompile.context import ConvSpec
+from nmcompile.backends.regions import Region, find_regions
+from nmcompile.context import ConvSpec, Target
+from nmcompile.convs import read_conv
 from nmcompile.errors import NmcompileError
 from nmcompile.isa import CAPS
 from nmcompile.pattern import DENSE, Pattern
@@ -46,18 +51,20 @@ class CpuTarget:
         isa: the family of kernels that its programs are loaded for here.
     """
 
-    executor = "native"
-    note = ""
-
     def __init__(
-        self, name: str = "cpu", threads: int | None = None, precision: str = "fp32"
+        self,
+        name: str = "cpu",
+        threads: int | None = None,
+        precision: str = "fp32",
+        regions: Sequence[Region] = (),
     ) -> None:
-        """A target.
+        """Chooses the kernels.
 
         Args:
             name: cpu, or one of FAMILIES.
             threads: None for all cores.
             precision: see above.
+            regions: of a network that is not native as a whole.
 
         Raises:
             NmcompileError: the family's kernels cannot be timed on this processor.
@@ -65,30 +72,37 @@ class CpuTarget:
         self.name = name
         self.threads = threads
         self.precision = precision
-        self._most = most_isa(name)
-        self.isa = native.isa(self._most)
-        _check_timable(name, self._most)
+        self.executor = "regions" if regions else "native"
+        self.note = _note(regions) if regions else ""
+        self._regions = regions
+        self._outside = _weights_outside(regions)
+        self.isa = native.isa(most_isa(name))
+        _check_timable(name, most_isa(name))
         self._portable = OnnxTarget(name, threads)
 
     def with_precision(self, precision: str) -> CpuTarget:
         """The same with another precision."""
-        return CpuTarget(self.name, self.threads, precision)
+        return CpuTarget(self.name, self.threads, precision, self._regions)
 
     def fitted(self, program: Program) -> CpuTarget | OnnxTarget:
-        """This target, or ONNX Runtime for a network with an operation that libnmk lacks."""
+        """This target, in regions if libnmk lacks an operation; ONNX Runtime if no region pays."""
         try:
             lower(program)
         except UnsupportedError as error:
+            regions = find_regions(program)
+            if any(region.runner == "native" for region in regions):
+                return CpuTarget(self.name, self.threads, self.precision, regions)
             why = f"the native backend has no {error}, so ONNX Runtime runs the network"
             return OnnxTarget(self.name, self.threads, f"{OnnxTarget.note}; {why}")
         return self
 
     def kernel(self, layer: Layer, pattern: Pattern) -> str:
         """Type, pattern and ISA; the time depends on the pattern, so it is part of the name."""
-        if layer.op != "conv2d":
+        if layer.op == "linear" or layer.name in self._outside:
             return self._portable.kernel(layer, pattern)
         form = "dense" if pattern.is_dense else f"nm-{pattern}"
-        return f"{self.precision}.{form}.{self.isa}"
+        phased = "phases-" if layer.op == "conv_transpose2d" else ""
+        return f"{self.precision}.{phased}{form}.{self.isa}"
 
     def key(self) -> tuple[str, ...]:
         """Machine, library and threads."""
@@ -97,17 +111,16 @@ class CpuTarget:
 
     def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
         """Median time of the layer in a program, its activations in the kernels' layout."""
-        if spec.op != "conv2d":
+        if kernel.startswith("onnxruntime."):
             return self._portable.latency_ms(spec, kernel)
-        packed = _single(spec, _pattern_of(kernel), self._most, self.precision == "bf16")
-        program = NativeProgram(packed)
+        program = NativeProgram(_single(spec, _pattern_of(kernel), allowed_kernels(self)))
         x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
         threads = self.threads or available_cores()
         program.run([x], threads)
         times: list[float] = []
         started = time.perf_counter()
         while len(times) < _LEAST_RUNS or time.perf_counter() - started < _SECONDS:
-            times.append(program.profile([x], threads)[0])
+            times.append(sum(program.profile([x], threads)))
         return 1e3 * statistics.median(times)
 
     def default_patterns(self) -> tuple[Pattern, ...]:
@@ -117,6 +130,11 @@ class CpuTarget:
         """
         shared = (Pattern(64, 32, 64), Pattern(64, 16, 64)) if self.precision == "bf16" else ()
         return (*self._portable.default_patterns(), *shared)
+
+
+def allowed_kernels(target: Target) -> Allowed:
+    """The kernels that programs of a target's engines may take."""
+    return Allowed(most_isa(target.name), target.precision == "bf16")
 
 
 def most_isa(target: str) -> Isa:
@@ -134,12 +152,33 @@ def _check_timable(name: str, most: Isa) -> None:
         )
 
 
+def _note(regions: Sequence[Region]) -> str:
+    """Which operations stay outside the native regions."""
+    outside = [region for region in regions if region.runner == "onnxruntime"]
+    counts: Counter[str] = Counter()
+    for region in outside:
+        counts.update(region.operations())
+    named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    everything = sum(len(region.nodes) for region in regions)
+    return (
+        f"ONNX Runtime runs {counts.total()} of {everything} operations, in {len(outside)} of "
+        f"{len(regions)} regions: {named}"
+    )
+
+
+def _weights_outside(regions: Sequence[Region]) -> frozenset[str]:
+    """The weights that ONNX Runtime's kernels apply."""
+    nodes = (node for region in regions if region.runner == "onnxruntime" for node in region.nodes)
+    convs = (read_conv(node) for node in nodes)
+    return frozenset(str(conv.weight.target) for conv in convs if conv is not None)
+
+
 def _pattern_of(kernel: str) -> Pattern:
-    form = kernel.split(".")[1]
+    form = kernel.split(".")[1].removeprefix("phases-")
     return DENSE if form == "dense" else Pattern.parse(form.removeprefix("nm-"))
 
 
-def _single(spec: ConvSpec, pattern: Pattern, isa: Isa, bf16: bool) -> bytes:
+def _single(spec: ConvSpec, pattern: Pattern, allowed: Allowed) -> bytes:
     """A program of that one call, weights drawn at random and kept as the pattern says."""
     weight = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
     for first in range(0, spec.shape[0], pattern.v):
@@ -149,10 +188,24 @@ def _single(spec: ConvSpec, pattern: Pattern, isa: Isa, bf16: bool) -> bytes:
             group[:, ranks < size - kept] = 0.0
     outputs, inputs = spec.shape[0], spec.shape[1] * spec.groups
     family = family_of(pattern.v, dense=pattern.is_dense)
+    bias = np.zeros(outputs, np.float32)
+    if spec.op == "conv_transpose2d":
+        found = transposed(
+            weight, spec.stride, spec.dilation, spec.padding, spec.output_padding, spec.groups
+        )
+        assert found is not None  # or the layer would be ONNX Runtime's
+        params, data = phases(found, bias, family, allowed.bf16)
+        wide = len(found.weight)
+        steps = [
+            Operation(Kind.CONV2D, (0,), 1, params, data=data),
+            Operation(Kind.PIXEL_SHUFFLE, (1,), 2, (found.factor,)),
+        ]
+        values = [Value(0, 0, inputs), Value(1, 0, wide), Value(2, 0, outputs)]
+        return pack([inputs, wide, outputs], values, steps, 1, [2], allowed.isa)
     kernel = (spec.shape[2], spec.shape[3])
     shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
-    data = conv_data(weight, np.zeros(outputs, np.float32), family is not Family.DENSE)
-    params = shape.params(family=family, bf16=bf16)
+    data = conv_data(weight, bias, family is not Family.DENSE)
+    params = shape.params(family=family, bf16=allowed.bf16)
     step = Operation(Kind.CONV2D, (0,), 1, params, data=data)
     values = [Value(0, 0, inputs), Value(1, 0, outputs)]
-    return pack([inputs, outputs], values, [step], 1, [1], isa)
+    return pack([inputs, outputs], values, [step], 1, [1], allowed.isa)

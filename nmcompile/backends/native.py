@@ -1,20 +1,26 @@
-"""A Program's graph -> the bytes of a native program, or the operation that prevents it."""
+"""A Program's graph, or some nodes of it -> the bytes of a native program, or what prevents it."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
+import nmcompile.backends.native_spatial  # noqa: F401  (registers its handlers)
+from nmcompile.backends.as_conv import LARGEST_FACTOR, phases, transposed
 from nmcompile.backends.native_ops import HANDLERS
 from nmcompile.backends.steps import Concat, Step, Steps, Tensor
-from nmcompile.convs import Conv, get_tensor, read_conv
+from nmcompile.convs import Conv, get_tensor, read_conv, to_canonical
 from nmcompile.pattern import DENSE
 from nmcompile.program import Program
 from nmcompile.runtime.native.blob import (
     Activation,
+    Border,
     ConvShape,
     Family,
     Isa,
@@ -32,58 +38,118 @@ class UnsupportedError(Exception):
     """An operation that the native backend does not have; str() names it."""
 
 
-def lower(program: Program, isa: Isa = Isa.BEST, bf16: bool = False) -> bytes:
+@dataclass(frozen=True)
+class Allowed:
+    """The kernels that a program may take.
+
+    Attributes:
+        isa: the most modern ones.
+        bf16: whether they may round inputs and weights to bf16.
+    """
+
+    isa: Isa = Isa.BEST
+    bf16: bool = False
+
+
+def lower(program: Program, allowed: Allowed = Allowed()) -> bytes:
     """Packs the network; layers that the plan makes sparse take the sparse kernels.
 
     Args:
         program: the network.
-        isa: the most modern kernels that it may use.
-        bf16: allow kernels that round inputs and weights to bf16.
+        allowed: the kernels that it may take.
 
     Raises:
         UnsupportedError: the graph has an operation that the native backend lacks.
     """
-    if program.interface.extra_inputs:
-        raise UnsupportedError("a second input")
-    return Lowering(program, bf16).run(isa)
+    nodes = list(program.module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    output = nodes[-1].args[0]
+    outputs = output if isinstance(output, tuple) else (output,)
+    return lower_nodes(program, nodes, inputs, outputs, {}, allowed)
 
 
-def why_not(program: Program) -> str:
-    """The operation that keeps the network from the native backend, or "" if there is none."""
-    try:
-        lower(program)
-    except UnsupportedError as error:
-        return str(error)
-    return ""
+def lower_nodes(
+    program: Program,
+    nodes: Sequence[fx.Node],
+    inputs: Sequence[fx.Node],
+    outputs: Sequence[Any],
+    channels: Mapping[fx.Node, int],
+    allowed: Allowed,
+) -> bytes:
+    """Packs a part of the network.
+
+    Args:
+        program: the network.
+        nodes: what is to run, in the order of the graph.
+        inputs: images that nodes read and do not make, in the order in which a call gives them.
+        outputs: images that a call returns.
+        channels: of inputs, where a survey found out more than their own nodes say.
+        allowed: the kernels that it may take.
+
+    Raises:
+        UnsupportedError: one of the nodes is an operation that the native backend lacks.
+    """
+    lowering = Lowering(program, allowed)
+    for node in inputs:
+        lowering.give(node, channels.get(node))
+    lowering.steps.inputs = [lowering.tensors[node] for node in inputs]
+    for node in nodes:
+        lowering.visit(node)
+    lowering.steps.outputs = [lowering.tensor(node) for node in outputs]
+    return lowering.steps.to_bytes(allowed.isa)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the native backend could do with a network.
+
+    Attributes:
+        missing: nodes that it cannot run -> what it lacks.
+        channels: of every image.
+    """
+
+    missing: dict[fx.Node, str]
+    channels: dict[fx.Node, int]
+
+
+def survey(program: Program) -> Survey:
+    """Tries every node, with what the nodes before it give, whoever runs them."""
+    lowering, found = Lowering(program, Allowed()), {}
+    for node in program.module.graph.nodes:
+        try:
+            lowering.visit(node)
+        except UnsupportedError as error:
+            found[node] = str(error)
+        if node.op == "placeholder" or node in found:
+            with contextlib.suppress(UnsupportedError):
+                lowering.give(node)
+    return Survey(found, {node: tensor.channels for node, tensor in lowering.tensors.items()})
 
 
 class Lowering:
     """Walks the graph once; fuses what follows a step into it where it is the only user."""
 
-    def __init__(self, program: Program, bf16: bool) -> None:
-        self.bf16 = bf16
+    def __init__(self, program: Program, allowed: Allowed) -> None:
+        self.program = program
+        self.allowed = allowed
         self.module = program.module
+        self.batch = batch_of(program.module)
         self.steps = Steps()
         self.tensors: dict[fx.Node, Tensor] = {}
         self.makers: dict[Tensor, Step] = {}
         plan = program.plan
         self.patterns = {x.name: x.pattern for x in plan.layers} if plan else {}
 
-    def run(self, isa: Isa = Isa.BEST) -> bytes:
-        """The packed program."""
-        for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                self.tensors[node] = Tensor(int(node.meta["val"].shape[1]))
-                self.steps.inputs.append(self.tensors[node])
-            elif node.op == "output":
-                result = node.args[0]
-                result = result[0] if isinstance(result, (tuple, list)) else result
-                self.steps.outputs.append(self.tensor(result))
-            elif node.op == "call_function" and node.target is not aten.sym_size.int:
-                self._call(node)
-        return self.steps.to_bytes(isa)
+    def give(self, node: fx.Node, channels: int | None = None) -> None:
+        """Takes a value as it comes from outside; UnsupportedError where it is no image."""
+        if channels is None and not is_image(node, self.batch):
+            raise UnsupportedError(f"an input that is no batch of images ({node.name})")
+        self.tensors[node] = Tensor(channels or int(node.meta["val"].shape[1]))
 
-    def _call(self, node: fx.Node) -> None:
+    def visit(self, node: fx.Node) -> None:
+        """Appends what computes a node; sizes and weights are found by the nodes that use them."""
+        if node.op != "call_function" or is_size(node):
+            return
         conv = read_conv(node)
         if conv is not None:
             self._conv(node, conv)
@@ -117,26 +183,73 @@ class Lowering:
         return self.makers.get(self.tensors[node])
 
     def _conv(self, node: fx.Node, conv: Conv) -> None:
-        if conv.op != "conv2d":
+        if conv.op == "linear":
             raise unsupported(node)
         weight = get_tensor(self.module, str(conv.weight.target))
+        if weight.dtype != torch.float32:
+            raise UnsupportedError(f"{node.target} with weights of {weight.dtype}")
+        if conv.bias is not None and conv.bias.op != "get_attr":
+            raise UnsupportedError(f"{node.target} with a bias that the network computes")
+        bias = None if conv.bias is None else get_tensor(self.module, str(conv.bias.target)).numpy()
+        source = self.tensor(conv.source)
+        pattern = self.patterns.get(str(conv.weight.target), DENSE)
+        family = family_of(pattern.v, dense=pattern.is_dense)
+        if conv.op == "conv_transpose2d":
+            self._transposed(node, conv, source, bias, family)
+            return
         reach = [d * (k - 1) for d, k in zip(conv.dilation, weight.shape[2:], strict=True)]
         left, right, top, bottom = conv.padding
         if max(left, right) > reach[1] or max(top, bottom) > reach[0]:
             raise UnsupportedError(f"{node.target} padded beyond its kernel's reach")
-        if weight.dtype != torch.float32:
-            raise UnsupportedError(f"{node.target} with weights of {weight.dtype}")
-        bias = None if conv.bias is None else get_tensor(self.module, str(conv.bias.target)).numpy()
-        pattern = self.patterns.get(str(conv.weight.target), DENSE)
-        family = family_of(pattern.v, dense=pattern.is_dense)
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
         shape = ConvShape(kernel, conv.stride, conv.dilation, conv.padding, conv.groups)
-        source = self.tensor(conv.source)
         step = Step(
             Kind.CONV2D, [source], Tensor(int(weight.shape[0])),
-            shape.params(family=family, bf16=self.bf16),
+            shape.params(family=family, bf16=self.allowed.bf16),
             conv_data(weight.numpy(), bias, family is not Family.DENSE),
         )  # fmt: skip
+        self.add(node, step)
+
+    def _transposed(
+        self,
+        node: fx.Node,
+        conv: Conv,
+        source: Tensor,
+        bias: np.ndarray[Any, Any] | None,
+        family: Family,
+    ) -> None:
+        weight = get_tensor(self.module, str(conv.weight.target))
+        canonical = to_canonical(weight, conv.op, conv.groups).numpy()
+        found = transposed(
+            canonical, conv.stride, conv.dilation, conv.padding, conv.output_padding, conv.groups
+        )
+        if found is None or found.factor > LARGEST_FACTOR:
+            raise unsupported(node)
+        params, data = phases(found, bias, family, self.allowed.bf16)
+        step = Step(Kind.CONV2D, [source], Tensor(len(found.weight)), params, data)
+        self.steps.items.append(step)
+        self.makers[step.output] = step
+        output = Tensor(len(canonical))
+        self.add(node, Step(Kind.PIXEL_SHUFFLE, [step.output], output, (found.factor,)))
+        if found.crop != (0, 0):
+            pads = (0, -found.crop[1], 0, -found.crop[0], int(Border.ZEROS))
+            self.add(node, Step(Kind.PAD, [output], Tensor(output.channels), pads))
+
+    def convolve(self, node: fx.Node, weight: np.ndarray[Any, Any], shape: ConvShape) -> None:
+        """Appends a convolution of the node's first argument by constants.
+
+        Its zeros are left out, so that they meet no infinity.
+        """
+        source, data = self.tensor(node.args[0]), conv_data(weight, None, sparse=True)
+        params = shape.params(family=Family.SPARSE)
+        self.add(node, Step(Kind.CONV2D, [source], Tensor(len(weight)), params, data))
+
+    def frame(
+        self, node: fx.Node, pads: tuple[int, int, int, int], border: Border = Border.ZEROS
+    ) -> None:
+        """Pads the node's first argument left, right, top, bottom; cuts where that is negative."""
+        source = self.tensor(node.args[0])
+        step = Step(Kind.PAD, [source], Tensor(source.channels), (*pads, int(border)))
         self.add(node, step)
 
     def activate(
@@ -148,15 +261,26 @@ class Lowering:
     ) -> None:
         """Activates the node's first argument, in the step that makes it if that is possible."""
         source = node.args[0]
-        step = self.alone(source)
+        assert isinstance(source, fx.Node)
+        last = self.alone(source)
+        step = self._before_shuffle(source, last)
         if step is None or not _is_open(step):
-            assert isinstance(source, fx.Node)
             self.pointwise(node, Pointwise.AFFINE, [source], beta=0.0)
-            step = self.makers[self.tensors[node]]
+            step = last = self.makers[self.tensors[node]]
         step.activation, step.limits = kind, limits
         if slopes is not None:
-            step.data = (*(*step.data, None, None, None)[:3], slopes)
-        self.tensors[node] = step.output
+            each = np.repeat(slopes, step.output.channels // len(slopes))
+            step.data = (*(*step.data, None, None, None)[:3], each)
+        assert last is not None
+        self.tensors[node] = last.output
+
+    def _before_shuffle(self, node: fx.Node, step: Step | None) -> Step | None:
+        """What is shuffled, rather than the shuffle, if nothing else needs it."""
+        if step is None or step.kind is not Kind.PIXEL_SHUFFLE:
+            return step
+        if node.target is aten.pixel_shuffle.default:
+            return self.alone(node.args[0])
+        return self.makers[step.inputs[0]]
 
     def take_residual(self, node: fx.Node, conv: Any, other: Any, sign: float) -> bool:
         """Makes `other + sign * conv` part of the convolution, if nothing else needs its result."""
@@ -179,6 +303,28 @@ class Lowering:
         output = Tensor(sum(piece.channels for piece in pieces))
         self.steps.items.append(Concat(pieces, output))
         self.tensors[node] = output
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a value is a number, such as a height, that whoever needs it computes again."""
+    return isinstance(
+        node.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+    )
+
+
+def is_image(node: fx.Node, batch: str) -> bool:
+    """Whether a value is float32 of N x C x H x W: the network's own N, and a C that is known."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32 or value.dim() != 4:
+        return False
+    sizes: tuple[Any, ...] = tuple(value.shape)
+    return isinstance(sizes[1], int) and str(sizes[0]) == batch
+
+
+def batch_of(module: fx.GraphModule) -> str:
+    """The network's N as its graph writes it."""
+    image = next(node for node in module.graph.nodes if node.op == "placeholder")
+    return str(image.meta["val"].shape[0])
 
 
 def _is_open(step: Step) -> bool:

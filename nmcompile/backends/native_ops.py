@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from nmcompile.backends.as_conv import mixed
 from nmcompile.backends.steps import Step, Tensor
 from nmcompile.convs import get_tensor
-from nmcompile.runtime.native.blob import Activation, ConvShape, Kind, Pointwise
+from nmcompile.runtime.native.blob import Activation, Kind, Pointwise
 
 if TYPE_CHECKING:
     from nmcompile.backends.native import Lowering
@@ -35,7 +36,8 @@ def handles(*targets: Any) -> Callable[[Handler], Handler]:
     return register
 
 
-def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+def argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
+    """An operator's argument, however it is given."""
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
@@ -48,19 +50,30 @@ for _target, _kind in {
     aten.silu.default: Activation.SILU,
     aten.sigmoid.default: Activation.SIGMOID,
     aten.tanh.default: Activation.TANH,
+    aten.mish.default: Activation.MISH,
+    aten.hardswish.default: Activation.HARD_SWISH,
+    aten.sqrt.default: Activation.SQUARE_ROOT,
 }.items():
     HANDLERS[_target] = _plain(_kind)
 
 
 @handles(aten.leaky_relu.default)
 def _leaky_relu(low: Lowering, node: fx.Node) -> None:
-    slope = float(_argument(node, 1, "negative_slope", 0.01))
+    slope = float(argument(node, 1, "negative_slope", 0.01))
     low.activate(node, Activation.LEAKY_RELU, (slope, 0.0))
+
+
+@handles(aten.elu.default)
+def _elu(low: Lowering, node: fx.Node) -> bool | None:
+    if argument(node, 2, "scale", 1) != 1 or argument(node, 3, "input_scale", 1) != 1:
+        return False
+    low.activate(node, Activation.ELU, (float(argument(node, 1, "alpha", 1.0)), 0.0))
+    return None
 
 
 @handles(aten.gelu.default)
 def _gelu(low: Lowering, node: fx.Node) -> None:
-    exact = _argument(node, 1, "approximate", "none") == "none"
+    exact = argument(node, 1, "approximate", "none") == "none"
     low.activate(node, Activation.GELU if exact else Activation.GELU_TANH)
 
 
@@ -82,7 +95,7 @@ def _clamp(low: Lowering, node: fx.Node) -> bool | None:
         aten.relu6.default: (0.0, 6.0),
     }
     defaults = known.get(node.target, (None, None))
-    least, most = (_argument(node, i + 1, ("min", "max")[i], defaults[i]) for i in range(2))
+    least, most = (argument(node, i + 1, ("min", "max")[i], defaults[i]) for i in range(2))
     if isinstance(least, fx.Node) or isinstance(most, fx.Node):
         return False
     limits = (-_INFINITY if least is None else least, _INFINITY if most is None else most)
@@ -106,9 +119,14 @@ def _add(low: Lowering, node: fx.Node) -> bool | None:
         if not fused:
             low.pointwise(node, Pointwise.SUM, [_node(x), y], beta=sign)
         return None
-    if not _is_gate(x, y):
+    if _is_gate(x, y):
+        low.pointwise(node, Pointwise.GATE_SUM, [_node(x), y], beta=sign)
+    elif _is_map(x, y):
+        low.pointwise(node, Pointwise.SUM, [_node(x), y], beta=sign)
+    elif _is_map(y, x):
+        low.pointwise(node, Pointwise.SUM, [y, _node(x)], alpha=sign)
+    else:
         return False
-    low.pointwise(node, Pointwise.GATE_SUM, [_node(x), y], beta=sign)
     return None
 
 
@@ -121,11 +139,13 @@ def _multiply(low: Lowering, node: fx.Node) -> bool | None:
         low.pointwise(node, Pointwise.AFFINE, [_node(x)], alpha=factor, beta=0.0)
         return None
     if node.target is aten.div.Tensor:
-        return False
+        return _divide(low, node)
     if x not in low.tensors or y not in low.tensors:
         return _affine(low, node, None)
-    if _same_size(x, y):
+    if _same_size(x, y) or _is_map(x, y):
         low.pointwise(node, Pointwise.PRODUCT, [_node(x), y])
+    elif _is_map(y, x):
+        low.pointwise(node, Pointwise.PRODUCT, [y, _node(x)])
     elif _is_gate(x, y):
         low.pointwise(node, Pointwise.GATE, [_node(x), y])
     elif _is_gate(y, x):
@@ -133,6 +153,30 @@ def _multiply(low: Lowering, node: fx.Node) -> bool | None:
     else:
         return False
     return None
+
+
+def _divide(low: Lowering, node: fx.Node) -> bool | None:
+    x, y = (_node(item) for item in node.args[:2])
+    if y not in low.tensors or not (_same_size(x, y) or _is_map(x, y)):
+        return False
+    low.pointwise(node, Pointwise.QUOTIENT, [x, y])
+    return None
+
+
+@handles(aten.pow.Tensor_Scalar)
+def _square(low: Lowering, node: fx.Node) -> bool | None:
+    x = _node(node.args[0])
+    if node.args[1] != 2:
+        return False
+    low.pointwise(node, Pointwise.PRODUCT, [x, x])
+    return None
+
+
+@handles(aten.rsub.Scalar)
+def _reversed_sub(low: Lowering, node: fx.Node) -> None:
+    factor = -float(argument(node, 2, "alpha", 1))
+    shift = float(_number(node.args[1]))
+    low.pointwise(node, Pointwise.AFFINE, [_node(node.args[0])], alpha=factor, beta=shift)
 
 
 def _affine(low: Lowering, node: fx.Node, sign: float | None) -> bool | None:
@@ -163,7 +207,7 @@ def _negate(low: Lowering, node: fx.Node) -> None:
 @handles(aten.cat.default)
 def _cat(low: Lowering, node: fx.Node) -> bool | None:
     pieces = node.args[0]
-    if _argument(node, 1, "dim", 0) not in (1, -3) or not isinstance(pieces, (list, tuple)):
+    if argument(node, 1, "dim", 0) not in (1, -3) or not isinstance(pieces, (list, tuple)):
         return False
     low.concatenate(node, [low.tensor(piece) for piece in pieces])
     return None
@@ -173,7 +217,7 @@ def _cat(low: Lowering, node: fx.Node) -> bool | None:
 def _split(low: Lowering, node: fx.Node) -> bool | None:
     """Nothing happens here: getitem finds the part."""
     low.tensor(node.args[0])
-    return None if _argument(node, 2, "dim", 0) in (1, -3) else False
+    return None if argument(node, 2, "dim", 0) in (1, -3) else False
 
 
 @handles(operator.getitem)
@@ -189,14 +233,22 @@ def _part(low: Lowering, node: fx.Node) -> bool | None:
 
 @handles(aten.slice.Tensor)
 def _slice_tensor(low: Lowering, node: fx.Node) -> bool | None:
-    start, stop = _argument(node, 2, "start", 0) or 0, _argument(node, 3, "end")
-    axis = _argument(node, 1, "dim", 0) % 4
-    if _argument(node, 4, "step", 1) != 1 or not isinstance(start, int):
+    start, stop = argument(node, 2, "start", 0) or 0, argument(node, 3, "end")
+    axis = argument(node, 1, "dim", 0) % 4
+    if argument(node, 4, "step", 1) != 1 or not isinstance(start, int):
         return False
     channels = low.tensor(node.args[0]).channels
+    whole = stop is None or stop == sys.maxsize
+    if axis != 1 and start == 0 and whole:
+        return _same(low, node)
+    if axis in (2, 3):
+        off = 0 if whole else stop
+        if not isinstance(off, int) or start < 0 or off > 0 or (off == 0 and not whole):
+            return False
+        low.frame(node, (0, 0, -start, off) if axis == 2 else (-start, off, 0, 0))
+        return None
     if axis != 1:
-        whole = start == 0 and (stop is None or stop == sys.maxsize)
-        return _same(low, node) if whole else False
+        return False
     first = start + channels if start < 0 else start
     _slice(low, node, node.args[0], first, int(node.meta["val"].shape[1]))
     return None
@@ -206,76 +258,24 @@ def _slice(low: Lowering, node: fx.Node, source: Any, first: int, channels: int)
     low.tensors[node] = Tensor(channels, low.tensor(source), first)
 
 
-@handles(aten.pixel_shuffle.default)
-def _pixel_shuffle(low: Lowering, node: fx.Node) -> None:
-    source, factor = low.tensor(node.args[0]), int(_number(node.args[1]))
-    output = Tensor(source.channels // factor**2)
-    low.add(node, Step(Kind.PIXEL_SHUFFLE, [source], output, (factor,)))
-
-
-@handles(aten.upsample_nearest2d.vec)
-def _nearest(low: Lowering, node: fx.Node) -> bool | None:
-    factors = _argument(node, 2, "scale_factors")
-    if not factors or factors[0] != factors[1] or factors[0] != int(factors[0]):
-        return False
-    source = low.tensor(node.args[0])
-    step = Step(Kind.NEAREST, [source], Tensor(source.channels), (int(factors[0]),))
-    low.add(node, step)
-    return None
-
-
-@handles(aten.upsample_bilinear2d.vec)
-def _bilinear(low: Lowering, node: fx.Node) -> bool | None:
-    """Its size must be that of another image of the network: F.interpolate(x, y.shape[2:])."""
-    sizes = _argument(node, 1, "output_size")
-    like = _image_of_size(low, sizes)
-    if like is None:
-        return False
-    source = low.tensor(node.args[0])
-    aligned = int(bool(_argument(node, 2, "align_corners", False)))
-    step = Step(Kind.BILINEAR, [source, like], Tensor(source.channels), (aligned,))
-    low.add(node, step)
-    return None
-
-
-def _image_of_size(low: Lowering, sizes: Any) -> Tensor | None:
-    if not isinstance(sizes, (list, tuple)) or len(sizes) != 2:
-        return None
-    for size in sizes:
-        if not isinstance(size, fx.Node) or size.target is not aten.sym_size.int:
-            return None
-    height, width = (size.args for size in sizes)
-    if height[0] is not width[0] or (height[1], width[1]) not in ((2, 3), (-2, -1)):
-        return None
-    return low.tensor(height[0])
-
-
-@handles(aten.max_pool2d.default)
-def _max_pool(low: Lowering, node: fx.Node) -> bool | None:
-    kernel = _pair(node.args[1])
-    stride = _pair(_argument(node, 2, "stride") or kernel)
-    pad_y, pad_x = _pair(_argument(node, 3, "padding", 0))
-    if _pair(_argument(node, 4, "dilation", 1)) != (1, 1) or _argument(node, 5, "ceil_mode", False):
-        return False
-    shape = ConvShape(kernel, stride, (1, 1), (pad_x, pad_x, pad_y, pad_y))
-    source = low.tensor(node.args[0])
-    low.add(node, Step(Kind.MAX_POOL, [source], Tensor(source.channels), shape.params()))
-    return None
-
-
 @handles(aten.mean.dim)
 def _mean(low: Lowering, node: fx.Node) -> bool | None:
-    return _moments(low, node, (0, 0)) if _argument(node, 2, "keepdim", False) else False
+    if not argument(node, 2, "keepdim", False):
+        return False
+    if [axis % 4 for axis in argument(node, 1, "dim") or ()] == [1]:
+        low.convolve(node, *mixed(low.tensor(node.args[0]).channels))
+        return None
+    return _moments(low, node, (0, 0))
 
 
 @handles(aten.adaptive_avg_pool2d.default)
 def _average(low: Lowering, node: fx.Node) -> bool | None:
-    return _moments(low, node, (0, 0), [2, 3]) if _pair(node.args[1]) == (1, 1) else False
+    return _moments(low, node, (0, 0), [2, 3]) if pair(node.args[1]) == (1, 1) else False
 
 
 @handles(aten.std.correction)
 def _deviation(low: Lowering, node: fx.Node) -> bool | None:
-    correction = _argument(node, 2, "correction", 1)
+    correction = argument(node, 2, "correction", 1)
     if not node.kwargs.get("keepdim", False) or correction not in (0, 1):
         return False
     return _moments(low, node, (1, int(correction)))
@@ -284,7 +284,7 @@ def _deviation(low: Lowering, node: fx.Node) -> bool | None:
 def _moments(
     low: Lowering, node: fx.Node, params: tuple[int, int], axes: Any = None
 ) -> bool | None:
-    axes = axes or _argument(node, 1, "dim")
+    axes = axes or argument(node, 1, "dim")
     if sorted(axis % 4 for axis in axes or ()) != [2, 3]:
         return False
     source = low.tensor(node.args[0])
@@ -297,7 +297,8 @@ def _same(low: Lowering, node: fx.Node) -> None:
     low.tensors[node] = low.tensor(node.args[0])
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """An operator's argument for y and x."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
@@ -319,6 +320,12 @@ def _ones(node: Any) -> list[bool]:
 def _same_size(x: Any, y: Any) -> bool:
     """Whether nothing is broadcast: sizes that are not 1 must be equal, however written."""
     return _ones(x) == _ones(y)
+
+
+def _is_map(x: Any, y: Any) -> bool:
+    """Whether y has one value for each pixel of x."""
+    first, _, *sides = _ones(x)
+    return _ones(y) == [first, True, *sides]
 
 
 def _is_gate(x: Any, y: Any) -> bool:

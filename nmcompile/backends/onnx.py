@@ -7,6 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,27 +107,32 @@ def export_onnx(program: Program, path: Path) -> None:
     write_onnx(export_program(program), program.interface, path)
 
 
-def write_onnx(exported: ExportedProgram, interface: Interface, path: Path) -> None:
-    """Writes what export_program made; see export_onnx."""
+def write_onnx(
+    exported: ExportedProgram,
+    interface: Interface,
+    path: Path,
+    outputs: Sequence[str] = ("output",),
+) -> None:
+    """Writes what export_program made, its outputs under those names; see export_onnx."""
     names = [interface.input_name, *(extra.name for extra in interface.extra_inputs)]
     try:
         with quiet():
-            _write(exported, names, path)
+            _write(exported, names, list(outputs), path)
     except torch.onnx.errors.OnnxExporterError as error:
         raise NmcompileError(f"torch.onnx cannot write this network: {_cause(error)}") from error
     onnx.checker.check_model(str(path))
 
 
-def _write(exported: ExportedProgram, names: list[str], path: Path) -> None:
-    """onnxscript's optimiser fails on some rare graphs: such a network is written plainly."""
+def _write(exported: ExportedProgram, names: list[str], outputs: list[str], path: Path) -> None:
+    """Plainly where onnxscript's optimiser fails: rare graphs, and outputs that are constant."""
     for optimize in (True, False):
         try:
             torch.onnx.export(
-                exported, (), path, input_names=names, output_names=["output"], dynamo=True,
+                exported, (), path, input_names=names, output_names=outputs, dynamo=True,
                 external_data=False, opset_version=_OPSET, verbose=False, optimize=optimize,
             )  # fmt: skip
             return
-        except onnx_ir.passes.PassError:
+        except (onnx_ir.passes.PassError, ValueError):
             if not optimize:
                 raise
 

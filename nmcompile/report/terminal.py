@@ -180,7 +180,15 @@ def _of_receipt(receipt: dict[str, Any], plan: Plan | None) -> Rows:
         ("SSIM", numbers.change(numbers.similarity, dense["ssim"], ours["ssim"]) + images),
         *(("assumed", line) for line in assumed),
         *([("note", receipt["note"])] if receipt.get("note") else []),
+        *(("region", _region(region)) for region in receipt.get("regions") or ()),
     ]
+
+
+def _region(region: dict[str, Any]) -> str:
+    """Where a region is written, and what it does."""
+    found = Facts(region)
+    operations = ", ".join(f"{n} {name}" for name, n in (found["operations"] or {}).items())
+    return f"{found['part']}, run by {found['runner']}: {operations}"
 
 
 def _table(*headings: str) -> Table:

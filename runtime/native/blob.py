@@ -41,6 +41,7 @@ class Kind(enum.IntEnum):
     BILINEAR = 4
     MAX_POOL = 5
     MOMENTS = 6
+    PAD = 7
 
 
 class Activation(enum.IntEnum):
@@ -56,16 +57,33 @@ class Activation(enum.IntEnum):
     GELU_TANH = 7
     TANH = 8
     CLAMP = 9
+    ELU = 10
+    MISH = 11
+    HARD_SWISH = 12
+    SQUARE_ROOT = 13
 
 
 class Pointwise(enum.IntEnum):
-    """Forms of a pointwise operation; a gate has one value a channel."""
+    """Forms of a pointwise operation of one or two operands.
+
+    A gate has one value a channel; the second operand of SUM, PRODUCT and QUOTIENT as many
+    channels as the first, or one for all.
+    """
 
     AFFINE = 0
     SUM = 1
     PRODUCT = 2
     GATE = 3
     GATE_SUM = 4
+    QUOTIENT = 5
+
+
+class Border(enum.IntEnum):
+    """What a pad puts around an image; a reflection leaves out the edge itself."""
+
+    ZEROS = 0
+    REFLECT = 1
+    REPLICATE = 2
 
 
 class Residual(enum.IntEnum):

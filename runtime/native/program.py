@@ -55,7 +55,7 @@ class NativeProgram:
         """Runs it on a batch.
 
         Args:
-            inputs: one array N x C x H x W for each input, all of one N, H and W.
+            inputs: one array N x C x H x W for each input, all of one N.
             threads: how many to use, the calling one among them.
 
         Raises:
@@ -74,14 +74,16 @@ class NativeProgram:
     ) -> list[_Image]:
         images = [np.ascontiguousarray(image, np.float32) for image in inputs]
         self._check(images)
-        batch, _, height, width = images[0].shape
+        batch = images[0].shape[0]
+        sides = [side for image in images for side in image.shape[2:]]
+        sizes = (ctypes.c_int64 * len(sides))(*sides)
         results = [
-            np.empty((batch, *self._output_shape(index, height, width)), np.float32)
+            np.empty((batch, *self._output_shape(index, sizes)), np.float32)
             for index in range(self.outputs)
         ]
         text = ctypes.create_string_buffer(_TEXT)
         failed = function(
-            self._handle, _pointers(images), batch, height, width, _pointers(results), threads,
+            self._handle, _pointers(images), batch, sizes, _pointers(results), threads,
             *more, text, _TEXT,
         )  # fmt: skip
         self._raise_if(failed, text)
@@ -93,11 +95,10 @@ class NativeProgram:
                 f"{self._source} takes {len(self.channels)} inputs, {len(images)} were given"
             )
         for image, channels in zip(images, self.channels, strict=True):
-            expected = (images[0].shape[0], channels, *images[0].shape[2:])
-            if image.ndim != 4 or image.shape != expected:
+            if image.ndim != 4 or image.shape[:2] != (images[0].shape[0], channels):
                 raise NmcompileError(
                     f"{self._source}: an input has shape {image.shape}, expected N x {channels} x "
-                    "H x W, all inputs of one size"
+                    "H x W, N the same for all inputs; give it that"
                 )
 
     def _channels(self, index: int) -> int:
@@ -105,12 +106,12 @@ class NativeProgram:
         self._library.nmk_program_input(self._handle, index, ctypes.byref(channels))
         return channels.value
 
-    def _output_shape(self, index: int, height: int, width: int) -> tuple[int, int, int]:
+    def _output_shape(
+        self, index: int, sizes: ctypes.Array[ctypes.c_int64]
+    ) -> tuple[int, int, int]:
         shape = (ctypes.c_int64 * 3)()
         text = ctypes.create_string_buffer(_TEXT)
-        failed = self._library.nmk_program_output(
-            self._handle, index, height, width, shape, text, _TEXT
-        )
+        failed = self._library.nmk_program_output(self._handle, index, sizes, shape, text, _TEXT)
         self._raise_if(failed, text)
         return (shape[0], shape[1], shape[2])
 
@@ -137,13 +138,13 @@ def _library() -> ctypes.CDLL:
     library.nmk_program_counts.argtypes = [pointer, u32, u32, u32]
     library.nmk_program_input.argtypes = [pointer, ctypes.c_uint32, u32]
     library.nmk_program_output.argtypes = [
-        pointer, ctypes.c_uint32, size, size, i64, text, ctypes.c_size_t,
+        pointer, ctypes.c_uint32, i64, i64, text, ctypes.c_size_t,
     ]  # fmt: skip
     library.nmk_program_run.argtypes = [
-        pointer, pointer, size, size, size, pointer, ctypes.c_int, text, ctypes.c_size_t,
+        pointer, pointer, size, i64, pointer, ctypes.c_int, text, ctypes.c_size_t,
     ]  # fmt: skip
     library.nmk_program_profile.argtypes = [
-        pointer, pointer, size, size, size, pointer, ctypes.c_int,
+        pointer, pointer, size, i64, pointer, ctypes.c_int,
         ctypes.POINTER(ctypes.c_double), text, ctypes.c_size_t,
     ]  # fmt: skip
     return library

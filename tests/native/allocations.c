@@ -34,21 +34,23 @@ int main(int count, char** words) {
     uint32_t inputs, outputs, operations;
     nmk_program_counts(program, &inputs, &outputs, &operations);
     const float* in[8];
+    int64_t sizes[16];
     float* out[8];
     for (uint32_t i = 0; i < inputs; ++i) {
         uint32_t channels;
+        sizes[2 * i] = height, sizes[2 * i + 1] = width;
         nmk_program_input(program, i, &channels);
         in[i] = calloc(channels * (size_t)(height * width), sizeof(float));
     }
     for (uint32_t i = 0; i < outputs; ++i) {
         int64_t shape[3];
-        if (nmk_program_output(program, i, height, width, shape, text, sizeof text)) return 3;
+        if (nmk_program_output(program, i, sizes, shape, text, sizeof text)) return 3;
         out[i] = calloc((size_t)(shape[0] * shape[1] * shape[2]), sizeof(float));
     }
     size_t counts[3];
     for (int run = 0; run < 3; ++run) {
         const size_t before = asked;
-        if (nmk_program_run(program, in, 1, height, width, out, atoi(words[4]), text, sizeof text)) return 3;
+        if (nmk_program_run(program, in, 1, sizes, out, atoi(words[4]), text, sizeof text)) return 3;
         counts[run] = asked - before;
     }
     printf("%zu %zu\n", counts[0], counts[2]);

@@ -53,16 +53,17 @@ public:
 
     // Loads and runs; true if it could be run.
     bool attempt(const Bytes& bytes) {
-        return attempt(bytes, kSizes[below(std::size(kSizes))], kSizes[below(std::size(kSizes))]);
+        return attempt(bytes, kSizes[below(std::size(kSizes))], kSizes[below(std::size(kSizes))], true);
     }
 
-    bool attempt(const Bytes& bytes, int height, int width) {
+    // `varied`: some inputs are twice as large as the first.
+    bool attempt(const Bytes& bytes, int height, int width, bool varied) {
         char text[256];
         // A copy of exactly that size, so that one byte too far is seen.
         const Bytes exact(bytes.begin(), bytes.end());
         nmk_program* program = nmk_program_load(exact.data(), exact.size(), text, sizeof text);
         if (program == nullptr) return false;
-        const bool ran = run(program, height, width);
+        const bool ran = run(program, height, width, varied);
         nmk_program_free(program);
         return ran;
     }
@@ -102,19 +103,23 @@ private:
         if (below(2) == 0) std::memcpy(&bytes[8], &size, sizeof size);
     }
 
-    bool run(nmk_program* program, int height, int width) {
+    bool run(nmk_program* program, int height, int width, bool varied) {
         char text[256];
         uint32_t inputs = 0, outputs = 0, operations = 0;
         nmk_program_counts(program, &inputs, &outputs, &operations);
         std::vector<std::vector<float>> arrays;
+        std::vector<int64_t> sizes;
         for (uint32_t i = 0; i < inputs; ++i) {
             uint32_t channels = 0;
             nmk_program_input(program, i, &channels);
-            arrays.emplace_back(static_cast<size_t>(channels) * static_cast<size_t>(height * width), 0.5f);
+            const int times = i > 0 && varied && below(4) == 0 ? 2 : 1;
+            sizes.push_back(height * times), sizes.push_back(width * times);
+            const auto pixels = static_cast<size_t>(height * times) * static_cast<size_t>(width * times);
+            arrays.emplace_back(channels * pixels, 0.5f);
         }
         for (uint32_t i = 0; i < outputs; ++i) {
             int64_t shape[3];
-            if (nmk_program_output(program, i, height, width, shape, text, sizeof text) != 0) return false;
+            if (nmk_program_output(program, i, sizes.data(), shape, text, sizeof text) != 0) return false;
             if (shape[1] * shape[2] > kMostFloats / shape[0]) return false;
             arrays.emplace_back(static_cast<size_t>(shape[0] * shape[1] * shape[2]));
         }
@@ -122,7 +127,7 @@ private:
         for (auto& array : arrays) places.push_back(array.data());
         const std::vector<const float*> sources(places.begin(), places.begin() + inputs);
         const int threads = 1 + static_cast<int>(below(2));
-        return nmk_program_run(program, sources.data(), 1, height, width, places.data() + inputs, threads,
+        return nmk_program_run(program, sources.data(), 1, sizes.data(), places.data() + inputs, threads,
                                text, sizeof text) == 0;
     }
 
@@ -143,7 +148,7 @@ int main(int count, char** words) {
     std::vector<Bytes> seeds;
     for (int i = 3; i < count; ++i) seeds.push_back(read(words[i]));
     for (const Bytes& seed : seeds) {
-        if (seed.empty() || !fuzzer.attempt(seed, 17, 33)) {
+        if (seed.empty() || !fuzzer.attempt(seed, 17, 33, false)) {
             std::puts("a program does not run as it is");
             return 2;
         }

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from nmcompile.runtime.native.blob import (
     Activation,
     ConvShape,
+    Family,
     Kind,
     Operation,
     Pointwise,
@@ -80,7 +81,7 @@ class Net:
         sparse = bool(self.random.integers(2))
         weight *= (weight > 0) | (not sparse)
         self.operations.append(Operation(
-            Kind.CONV2D, operands, output, shape.params(residual, sparse),
+            Kind.CONV2D, operands, output, shape.params(residual, Family(int(sparse))),
             data=conv_data(weight, self.noise(outputs), sparse), activation=Activation.RELU,
         ))  # fmt: skip
 

@@ -35,6 +35,34 @@ def conv2d(x: Array, weight: Array, bias: Array | None, shape: ConvShape) -> Arr
     return result if bias is None else result + bias[:, None, None]
 
 
+def conv_transpose2d(
+    x: Array,
+    weight: Array,
+    stride: int,
+    dilation: int,
+    padding: int,
+    output_padding: int,
+    groups: int,
+) -> Array:
+    """[N, C, H, W] and [O, C/groups, kh, kw] -> [N, O, H', W']: each pixel adds its kernel."""
+    batch, _, height, width = x.shape
+    reach = [dilation * (size - 1) + 1 for size in weight.shape[2:]]
+    full = [(n - 1) * stride + r for n, r in zip((height, width), reach, strict=True)]
+    result = np.zeros((batch, weight.shape[0], *(n + output_padding for n in full)))
+    per_group, outputs = weight.shape[1], weight.shape[0] // groups
+    for ky in range(weight.shape[2]):
+        for kx in range(weight.shape[3]):
+            rows = slice(ky * dilation, ky * dilation + (height - 1) * stride + 1, stride)
+            columns = slice(kx * dilation, kx * dilation + (width - 1) * stride + 1, stride)
+            for group in range(groups):
+                own = slice(group * outputs, (group + 1) * outputs)
+                part = x[:, group * per_group : (group + 1) * per_group]
+                added = np.einsum("nchw,oc->nohw", part, weight[own, :, ky, kx])
+                result[:, own, rows, columns] += added
+    sizes = [n + output_padding - padding for n in full]
+    return result[:, :, padding : sizes[0], padding : sizes[1]]
+
+
 def activate(
     x: Array, kind: Activation, limits: tuple[float, float], slopes: Array | None
 ) -> Array:
@@ -53,6 +81,10 @@ def activate(
         ),
         Activation.TANH: lambda: np.tanh(x),
         Activation.CLAMP: lambda: np.clip(x, *limits),
+        Activation.ELU: lambda: np.where(x < 0, slope * np.expm1(np.minimum(x, 0)), x),
+        Activation.MISH: lambda: x * np.tanh(np.log1p(np.exp(x))),
+        Activation.HARD_SWISH: lambda: x * np.clip(x + 3, 0, 6) / 6,
+        Activation.SQUARE_ROOT: lambda: np.sqrt(x),
     }
     return forms[kind]()
 

@@ -97,6 +97,7 @@ def test_epilogues(isa, kind, residual):
     shape, limits, alpha = ConvShape((3, 3), padding=SAME), (-0.4, 0.6), -0.7
     x, r = 3 * noise(1, 4, 6, 21), noise(1, 5, 6, 21)
     weight, bias, slopes = noise(5, 4, 3, 3), noise(5), noise(5)
+    bias = bias + (100 if kind is Activation.SQUARE_ROOT else 0)
     prelu = kind is Activation.PRELU
     data = conv_data(weight, bias, False, slopes if prelu else None)
     params = shape.params(residual)

@@ -37,6 +37,10 @@ class Small(nn.Module):
         self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
         self.down = nn.Conv2d(4, 16, 3, stride=2, padding=1)
         self.prelu = nn.PReLU(4)
+        self.prelu.weight.data = torch.tensor([0.1, -0.2, 0.3, 0.4])
+        self.up = nn.ConvTranspose2d(16, 4, 4, stride=2, padding=1)
+        self.odd = nn.ConvTranspose2d(16, 4, 3, stride=2, padding=1)
+        self.same = nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2)
         self.register_buffer("shift", torch.tensor([0.1, -0.2, 0.3, 0.4]).view(1, 4, 1, 1))
         self.head = nn.Conv2d(3, 4, 1)
         self.function = forward
@@ -79,7 +83,57 @@ def _split(net, x):
     return torch.cat([F.relu(right), left, second, first], 1)
 
 
-SMALL = {f.__name__: f for f in (_gate, _dense_block, _u_net, _arithmetic, _reused, _split)}
+def _enlarged(net, x):
+    """Transposed convolutions with what can become part of them, and what cannot."""
+    y = net.prelu(net.up(net.down(x)))
+    z = net.same(y)
+    return F.relu(z) + net.same(z) + F.silu(net.b(F.pixel_shuffle(net.down(x), 2)))
+
+
+def _in_blocks(net, x):
+    coarse = F.avg_pool2d(F.pixel_unshuffle(net.b(x), 2), 3, 1, 1) + net.down(x)
+    return net.a(F.pixel_shuffle(coarse, 2)) + F.interpolate(F.avg_pool2d(x, 2), scale_factor=2)
+
+
+def _halved(net, x):
+    return F.interpolate(net.a(F.interpolate(net.b(x), scale_factor=0.5)), scale_factor=2)
+
+
+def _shuffled_activations(net, x):
+    y = F.pixel_shuffle(net.down(x), 2)
+    return net.prelu(y) + F.leaky_relu(F.pixel_shuffle(net.down(x), 2), 0.1) + y
+
+
+def _framed(net, x):
+    """Borders of every kind, cuts, and a transposed convolution whose last row is no output."""
+    y = net.a(F.pad(x, (1, 0, 0, 1), mode="reflect"))[:, :, 1:, :-1]
+    z = net.same(F.pad(y, (0, 1, 0, 0), mode="replicate"))[:, :, :, 1:]
+    odd = net.odd(F.pad(net.down(x), (0, 1, 0, 1)))[:, :, :-1, 1:]
+    return F.pad(z[:, :, :-1], (0, 0, 0, 1)) + odd
+
+
+def _normed(net, x):
+    """Layer norm over channels written out, as NAFNet has it; maps over all channels."""
+    mean = x.mean(1, keepdim=True)
+    variance = (x - mean).pow(2).mean(1, keepdim=True)
+    y = net.shift * ((x - mean) / (variance + 1e-3).sqrt()) + net.shift
+    gate = torch.sigmoid(net.a(y)[:, 1:2])
+    return net.b(gate * y) + gate - (gate - y) + (1.5 - y) / (2 + gate)
+
+
+def _activated(net, x):
+    wide = F.interpolate(F.max_pool2d(F.elu(net.a(x), 0.7), 2), scale_factor=2, mode="bilinear")
+    aligned = F.interpolate(net.down(x), scale_factor=2, mode="bilinear", align_corners=True)
+    return wide + F.mish(net.b(x)) + F.hardswish(4 * x) + aligned[:, ::1][:, 4:8]
+
+
+SMALL = {
+    f.__name__: f
+    for f in (
+        _gate, _dense_block, _u_net, _arithmetic, _reused, _split, _enlarged, _shuffled_activations,
+        _in_blocks, _halved, _framed, _normed, _activated,
+    )
+}  # fmt: skip
 
 
 def _check(network, channels, sizes, threads=2):
@@ -129,8 +183,14 @@ def test_inputs_need_not_be_contiguous():
     ("forward", "said"),
     [
         (lambda net, x: torch.fft.fft2(net.a(x)).real, "fft"),
-        (lambda net, x: F.conv_transpose2d(x, net.a.weight, padding=1), "conv_transpose2d"),
-        (lambda net, x: net.a(F.pad(x, (1, 1, 1, 1), mode="reflect"))[:, :, 1:-1, 1:-1], "pad"),
+        (
+            lambda net, x: F.conv_transpose2d(x, net.a.weight, stride=(2, 1), padding=1)[
+                :, :, : x.shape[2]
+            ],
+            "conv_transpose2d",
+        ),
+        (lambda net, x: net.a(F.pad(x, (1, 1, 1, 1), mode="circular"))[:, :, 1:-1, 1:-1], "pad"),
+        (lambda net, x: net.a(F.pad(x, (1, 1), value=1.0))[:, :, :, 1:-1], "pad"),
         (
             lambda net, x: F.conv2d(F.conv2d(x, net.a.weight, padding=3), torch.ones(4, 4, 5, 5)),
             "padded beyond",

@@ -32,6 +32,15 @@ int guarded(char* text, size_t size, const Body& body) {
     return 1;
 }
 
+// The caller's heights and widths, one pair for each input; kept by the thread, to allocate once.
+const std::vector<nmk::Shape>& shapes_of(const nmk::Program& program, const int64_t* sizes) {
+    if (sizes == nullptr) throw nmk::Error("no sizes given");
+    thread_local std::vector<nmk::Shape> shapes;
+    shapes.clear();
+    for (uint32_t i = 0; i < program.inputs; ++i) shapes.push_back({sizes[2 * i], sizes[2 * i + 1]});
+    return shapes;
+}
+
 }  // namespace
 
 nmk_program* nmk_program_load(const void* bytes, size_t size, char* text, size_t text_size) {
@@ -63,28 +72,31 @@ int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* chan
     return 0;
 }
 
-int nmk_program_output(const nmk_program* program, uint32_t index, int64_t height, int64_t width,
+int nmk_program_output(const nmk_program* program, uint32_t index, const int64_t* sizes,
                        int64_t* shape, char* text, size_t text_size) {
     return guarded(text, text_size, [&] {
         const nmk::Program& held = *program->held;
         if (index >= held.outputs.size()) throw nmk::Error("the program has no such output");
         const nmk::ValueRecord& value = held.values[held.outputs[index]];
-        const nmk::Shape size = nmk::infer_shapes(held, height, width)[value.buffer];
+        const nmk::Shape size = nmk::infer_shapes(held, shapes_of(held, sizes))[value.buffer];
         shape[0] = value.channels, shape[1] = size.height, shape[2] = size.width;
     });
 }
 
-int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch, int64_t height,
-                    int64_t width, float* const* outputs, int threads, char* text, size_t text_size) {
+int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch,
+                    const int64_t* sizes, float* const* outputs, int threads, char* text,
+                    size_t text_size) {
     return guarded(text, text_size, [&] {
-        nmk::run_program(*program->held, inputs, batch, height, width, outputs, threads, nullptr);
+        nmk::Program& held = *program->held;
+        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, nullptr);
     });
 }
 
 int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
-                        int64_t height, int64_t width, float* const* outputs, int threads,
-                        double* seconds, char* text, size_t text_size) {
+                        const int64_t* sizes, float* const* outputs, int threads, double* seconds,
+                        char* text, size_t text_size) {
     return guarded(text, text_size, [&] {
-        nmk::run_program(*program->held, inputs, batch, height, width, outputs, threads, seconds);
+        nmk::Program& held = *program->held;
+        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, seconds);
     });
 }

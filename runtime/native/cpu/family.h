@@ -186,11 +186,14 @@ void conv_dense(const TileJob& job) {
 
 void pointwise(const PointwiseJob& job) {
     const bool product = job.mode == static_cast<int>(Pointwise::product);
+    const bool quotient = job.mode == static_cast<int>(Pointwise::quotient);
     const bool sum = job.mode == static_cast<int>(Pointwise::sum);
     for (ptrdiff_t i = 0; i < job.count; i += L) {
         Vec v = load(job.x + i);
         if (product) {
             v *= load(job.z + i);
+        } else if (quotient) {
+            v = v / load(job.z + i);
         } else if (sum) {
             v = job.scale * v + job.shift * load(job.z + i);
         } else {

@@ -44,10 +44,11 @@ struct OperationRecord {
     Extent data[4];
 };
 
-enum class Kind : uint32_t { conv2d, pointwise, pixel_shuffle, nearest, bilinear, max_pool, moments };
+enum class Kind : uint32_t { conv2d, pointwise, pixel_shuffle, nearest, bilinear, max_pool, moments, pad };
 
 enum class Activation : uint32_t {
     none, relu, leaky_relu, prelu, silu, sigmoid, gelu, gelu_tanh, tanh, clamp,
+    elu, mish, hard_swish, square_root,
 };
 
 // conv2d: y = alpha * act(conv(x) + bias [+ r]) [+ r]; r is the second input.
@@ -66,18 +67,25 @@ enum ConvData { kWeights, kMask, kBias, kSlopes };
 // pointwise: y = act(...) by params[0]. A gate has one value a channel (height and width 1).
 enum class Pointwise : int32_t {
     affine,    // x * data[0][c] + data[1][c]
-    sum,       // scalars[2] * x + scalars[3] * z
+    sum,       // scalars[2] * x + scalars[3] * z; z has the channels of x or one, here and below
     product,   // x * z
     gate,      // x * gate[c]
     gate_sum,  // scalars[2] * x + scalars[3] * gate[c]
+    quotient,  // x / z
 };
 
 // scalars of every operation with an activation: slope, or lowest and highest.
 enum Scalar { kSlope = 0, kLow = 0, kHigh = 1, kAlpha = 2, kBeta = 3 };
 
 // max_pool uses ConvParam's kernel, stride and padding; pixel_shuffle and nearest have their factor
-// in params[0]; bilinear has align_corners there and takes its size from its second input; moments
-// has 0 (mean) or 1 (standard deviation) there, and the correction in params[1].
+// in params[0]; bilinear has align_corners there and takes its size from its second input, or is
+// params[1] times as large if there is none; moments has 0 (mean) or 1 (standard deviation) in
+// params[0], and the correction in params[1].
+
+// pad: rows and columns around the image, or off it where they are negative; params[4] says what
+// stands there. A reflection leaves out the edge itself.
+enum PadParam { kLeft, kRight, kTop, kBottom, kBorder };
+enum class Border : int32_t { zeros, reflect, replicate };
 
 }  // namespace nmk
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint32_t kMostRecords = 1 << 14;
 constexpr uint32_t kMostChannels = 1 << 14;
-constexpr int kLargestKernel = 64, kLargestStride = 16, kLargestDilation = 64, kLargestFactor = 16;
+constexpr int kLargestKernel = 64, kLargestStride = 16, kLargestDilation = 64, kLargestFactor = 16, kLargestPad = 1 << 16;
 constexpr size_t kLargestTile = size_t{1} << 24;  // floats
 constexpr uint64_t kLargestWeight = uint64_t{1} << 28;
 
@@ -107,7 +107,7 @@ public:
         Operation operation;
         operation.record = record;
         require(record.output < program_.values.size(), "output of an operation");
-        require(record.activation <= static_cast<uint32_t>(Activation::clamp), "activation");
+        require(record.activation <= static_cast<uint32_t>(Activation::square_root), "activation");
         for (uint32_t input : record.inputs) check_input(record, input);
         require(record.inputs[0] != kNone, "an operation without input");
         switch (operation.kind()) {
@@ -118,6 +118,7 @@ public:
             case Kind::bilinear: check_bilinear(record); break;
             case Kind::max_pool: check_pool(record); break;
             case Kind::moments: check_moments(record); break;
+            case Kind::pad: check_pad(record); break;
             default: fail("kind of an operation");
         }
         const auto channels = channels_of(record.output);
@@ -175,7 +176,7 @@ private:
 
     void add_pointwise(Operation& operation) const {
         const OperationRecord& record = operation.record;
-        require(between(record.params[0], 0, 4), "pointwise form");
+        require(between(record.params[0], 0, 5), "pointwise form");
         same_channels(record, 0);
         const bool affine = record.params[0] == static_cast<int32_t>(Pointwise::affine);
         if (affine) {
@@ -185,7 +186,10 @@ private:
                     record.data[i], channels_of(record.output), "size of a scale or shift");
             }
         } else {
-            same_channels(record, 1);
+            const auto mode = static_cast<Pointwise>(record.params[0]);
+            const bool gate = mode == Pointwise::gate || mode == Pointwise::gate_sum;
+            const bool single = record.inputs[1] != kNone && channels_of(record.inputs[1]) == 1;
+            if (gate || !single) same_channels(record, 1);
         }
     }
 
@@ -199,7 +203,8 @@ private:
 
     void check_bilinear(const OperationRecord& record) const {
         same_channels(record, 0);
-        require(record.inputs[1] != kNone && between(record.params[0], 0, 1), "bilinear");
+        require(between(record.params[0], 0, 1), "bilinear");
+        require(record.inputs[1] != kNone || between(record.params[1], 1, kLargestFactor), "factor");
     }
 
     void check_pool(const OperationRecord& record) const {
@@ -215,6 +220,15 @@ private:
     void check_moments(const OperationRecord& record) const {
         same_channels(record, 0);
         require(between(record.params[0], 0, 1) && between(record.params[1], 0, 1), "moments");
+        require(record.inputs[1] == kNone, "a second input that nothing uses");
+    }
+
+    void check_pad(const OperationRecord& record) const {
+        same_channels(record, 0);
+        for (int i = kLeft; i <= kBottom; ++i) {
+            require(between(record.params[i], -kLargestPad, kLargestPad), "padding");
+        }
+        require(between(record.params[kBorder], 0, 2), "border");
         require(record.inputs[1] == kNone, "a second input that nothing uses");
     }
 

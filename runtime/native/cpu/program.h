@@ -50,17 +50,20 @@ struct Program {
 // Reads and checks every field; throws Error. `bytes` need not outlive the call.
 std::unique_ptr<Program> load_program(const void* bytes, size_t size);
 
-// Runs the program on each image of a batch; throws Error. Adds to `seconds` (or null) what each
-// operation took.
-void run_program(Program& program, const float* const* inputs, int64_t batch, int64_t height,
-                 int64_t width, float* const* outputs, int threads, double* seconds);
-
 struct Shape {
     int64_t height = 0, width = 0;
 };
 
-// Height and width of every buffer for an input of that size; throws Error where one is impossible.
-std::vector<Shape> infer_shapes(const Program& program, int64_t height, int64_t width);
+inline bool operator==(Shape a, Shape b) { return a.height == b.height && a.width == b.width; }
+
+// Runs the program on each image of a batch, `sizes` one an input; throws Error. Adds to `seconds`
+// (or null) what each operation took.
+void run_program(Program& program, const float* const* inputs, int64_t batch,
+                 const std::vector<Shape>& sizes, float* const* outputs, int threads,
+                 double* seconds);
+
+// Height and width of every buffer for inputs of those sizes; throws Error where one is impossible.
+std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& sizes);
 
 }  // namespace nmk
 

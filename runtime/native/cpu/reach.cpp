@@ -61,6 +61,12 @@ Reach reach_of(const Operation& operation, int input, int64_t in, int64_t out) {
             reach.form = input == 0 ? Reach::Form::stretch : Reach::Form::size_only;
             reach.align_corners = p[0] != 0;
             break;
+        case Kind::pad: {
+            // Rows around the image are found inside it: at most as far from its edge as they are.
+            const int64_t top = std::max(p[kTop], 0), bottom = std::max(p[kBottom], 0);
+            reach.pad = p[kTop] + 2 * bottom, reach.span = 2 * (top + bottom) + 1;
+            break;
+        }
         case Kind::pointwise:
         case Kind::moments: break;
     }

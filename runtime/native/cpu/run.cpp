@@ -175,13 +175,14 @@ void give_back(Program& program, std::unique_ptr<Workspace> workspace) {
 
 }  // namespace
 
-void run_program(Program& program, const float* const* inputs, int64_t batch, int64_t height,
-                 int64_t width, float* const* outputs, int threads, double* seconds) {
+void run_program(Program& program, const float* const* inputs, int64_t batch,
+                 const std::vector<Shape>& sizes, float* const* outputs, int threads,
+                 double* seconds) {
     if (threads < 1 || threads > kMostThreads) throw Error("threads: give a number from 1 to 1024");
     if (batch < 0) throw Error("the batch is negative");
     if (batch == 0) return;
     std::unique_ptr<Workspace> workspace = borrow(program, threads);
-    workspace->fit(program, height, width);
+    workspace->fit(program, sizes);
     std::fill(workspace->seconds.begin(), workspace->seconds.end(), 0.0);
     Execution execution(program, *workspace, inputs, outputs);
     for (int64_t i = 0; i < batch; ++i) execution.image(i);

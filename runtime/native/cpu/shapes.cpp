@@ -1,5 +1,6 @@
-// A program and an input size -> height and width of every buffer, or why there can be none.
+// A program and its inputs' sizes -> height and width of every buffer, or why there can be none.
 
+#include <algorithm>
 #include <string>
 
 #include "program.h"
@@ -23,13 +24,24 @@ Shape windowed(const Operation& operation, Shape in) {
             reduced(in.width, p[kPadLeft] + p[kPadRight], p[kKernelX], p[kDilationX], p[kStrideX])};
 }
 
-bool same(Shape a, Shape b) { return a.height == b.height && a.width == b.width; }
+Shape padded(const Operation& operation, Shape in) {
+    const int32_t* p = operation.record.params;
+    const bool reflects = p[kBorder] == static_cast<int32_t>(Border::reflect);
+    const bool low = std::max(p[kTop], p[kBottom]) >= in.height;
+    if (reflects && (low || std::max(p[kLeft], p[kRight]) >= in.width)) {
+        throw Error("the image is too small to be reflected at its edges: give a larger one");
+    }
+    return {in.height + p[kTop] + p[kBottom], in.width + p[kLeft] + p[kRight]};
+}
 
 class Inference {
 public:
-    Inference(const Program& program, Shape input)
-        : program_(program), input_(input), shapes_(program.buffer_channels.size()) {
-        for (uint32_t i = 0; i < program.inputs; ++i) set(i, input);
+    Inference(const Program& program, const std::vector<Shape>& sizes)
+        : program_(program), shapes_(program.buffer_channels.size()) {
+        for (Shape size : sizes) {
+            largest_ = {std::max(largest_.height, size.height), std::max(largest_.width, size.width)};
+        }
+        for (uint32_t i = 0; i < program.inputs; ++i) set(i, sizes[i]);
         for (const Operation& operation : program.operations) {
             set(operation.record.output, result(operation));
         }
@@ -41,7 +53,7 @@ private:
     Shape of(uint32_t value) const { return shapes_[program_.values[value].buffer]; }
 
     void set(uint32_t value, Shape shape) {
-        const int64_t height = input_.height, width = input_.width;
+        const int64_t height = largest_.height, width = largest_.width;
         if (shape.height < 1 || shape.width < 1) {
             throw Error("the image is too small for this network: give a larger one");
         }
@@ -49,7 +61,7 @@ private:
             throw Error("the program enlarges its input more than 64 times");
         }
         Shape& known = shapes_[program_.values[value].buffer];
-        if (known.height != 0 && !same(known, shape)) {
+        if (known.height != 0 && !(known == shape)) {
             throw Error("parts of one buffer have different sizes");
         }
         known = shape;
@@ -61,7 +73,7 @@ private:
         switch (operation.kind()) {
             case Kind::conv2d: {
                 const Shape out = windowed(operation, in);
-                if (record.inputs[1] != kNone && !same(of(record.inputs[1]), out)) {
+                if (record.inputs[1] != kNone && !(of(record.inputs[1]) == out)) {
                     throw Error("a residual has another size than what it is added to");
                 }
                 return out;
@@ -69,7 +81,10 @@ private:
             case Kind::max_pool: return windowed(operation, in);
             case Kind::pixel_shuffle:
             case Kind::nearest: return {in.height * operation.param(0), in.width * operation.param(0)};
-            case Kind::bilinear: return of(record.inputs[1]);
+            case Kind::bilinear:
+                if (record.inputs[1] != kNone) return of(record.inputs[1]);
+                return {in.height * operation.param(1), in.width * operation.param(1)};
+            case Kind::pad: return padded(operation, in);
             case Kind::moments: return {1, 1};
             case Kind::pointwise: check_pointwise(operation, in); return in;
         }
@@ -81,22 +96,24 @@ private:
         if (second == kNone) return;
         const auto mode = static_cast<Pointwise>(operation.param(0));
         const bool gate = mode == Pointwise::gate || mode == Pointwise::gate_sum;
-        if (!same(of(second), gate ? Shape{1, 1} : in)) {
+        if (!(of(second) == (gate ? Shape{1, 1} : in))) {
             throw Error("two operands have different sizes");
         }
     }
 
     const Program& program_;
-    Shape input_;
+    Shape largest_;  // of the inputs, side by side
     std::vector<Shape> shapes_;
 };
 
 }  // namespace
 
-std::vector<Shape> infer_shapes(const Program& program, int64_t height, int64_t width) {
-    if (height < 1 || width < 1) throw Error("the image is empty: give one with pixels");
-    if (height > kLargestSide || width > kLargestSide) throw Error("the image is too large");
-    return Inference(program, {height, width}).take();
+std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& sizes) {
+    for (Shape size : sizes) {
+        if (size.height < 1 || size.width < 1) throw Error("the image is empty: give one with pixels");
+        if (size.height > kLargestSide || size.width > kLargestSide) throw Error("the image is too large");
+    }
+    return Inference(program, sizes).take();
 }
 
 }  // namespace nmk

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace nmk {
 
@@ -19,6 +20,22 @@ const float* row_of(const View& view, int64_t channel, int64_t y) {
 
 float* row_to(const View& view, int64_t channel, int64_t y) {
     return view.data + channel * view.plane + view.row_at(y);
+}
+
+struct Column {
+    int64_t left, right, to;
+    float weight;  // of right
+};
+
+// The pixel of 0..size that stands at `at`, which may lie outside; -1 for a zero.
+int64_t inside(int64_t at, int64_t size, Border border) {
+    if (at >= 0 && at < size) return at;
+    switch (border) {
+        case Border::reflect: return at < 0 ? -at : 2 * (size - 1) - at;
+        case Border::replicate: return at < 0 ? 0 : size - 1;
+        case Border::zeros: return -1;
+    }
+    return -1;
 }
 
 }  // namespace
@@ -36,7 +53,8 @@ Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners) {
     return {low, std::min(low + 1, in - 1), position - static_cast<float>(low)};
 }
 
-// Factors stretch a strip as they stretch the image, so that lanes stay lanes.
+// Factors stretch a strip as they stretch the image, so that lanes stay lanes; where the output is part
+// of a concatenation that another layout was chosen for, pixels go one by one.
 void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop) {
     for (int64_t y = first; y < stop; ++y) {
         for (int64_t channel = 0; channel < out.channels; ++channel) {
@@ -44,6 +62,10 @@ void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64
             for (int part = 0; part < factor; ++part) {
                 const int64_t source = (channel * factor + y % factor) * factor + part;
                 const float* from = row_of(in, source, y / factor);
+                if (out.strip != in.strip * factor) {
+                    for (int64_t x = 0; x < in.width; ++x) to[place(out, x * factor + part, lanes)] = from[place(in, x, lanes)];
+                    continue;
+                }
                 for (int64_t s = 0; s < in.strip; ++s) {
                     std::copy_n(from + s * lanes, lanes, to + (s * factor + part) * lanes);
                 }
@@ -57,6 +79,10 @@ void nearest(const View& in, const View& out, int factor, int lanes, int64_t fir
         for (int64_t channel = 0; channel < out.channels; ++channel) {
             const float* from = row_of(in, channel, y / factor);
             float* to = row_to(out, channel, y);
+            if (out.strip != in.strip * factor) {
+                for (int64_t x = 0; x < out.width; ++x) to[place(out, x, lanes)] = from[place(in, x / factor, lanes)];
+                continue;
+            }
             for (int64_t s = 0; s < out.strip; ++s) {
                 std::copy_n(from + s / factor * lanes, lanes, to + s * lanes);
             }
@@ -66,20 +92,54 @@ void nearest(const View& in, const View& out, int factor, int lanes, int64_t fir
 
 void bilinear(const View& in, const View& out, bool align_corners, int lanes, int64_t first,
               int64_t stop) {
+    // Of the calling thread, and kept: a run of the same size takes no further memory.
+    thread_local std::vector<Column> columns;
+    columns.clear();
     for (int64_t x = 0; x < out.width; ++x) {
         const Blend across = blend(x, in.width, out.width, align_corners);
-        const int64_t left = place(in, across.low, lanes), right = place(in, across.high, lanes);
-        const int64_t to = place(out, x, lanes);
-        for (int64_t y = first; y < stop; ++y) {
-            const Blend down = blend(y, in.height, out.height, align_corners);
-            for (int64_t channel = 0; channel < out.channels; ++channel) {
-                const float* top = row_of(in, channel, down.low);
-                const float* bottom = row_of(in, channel, down.high);
-                const float upper = top[left] + across.weight * (top[right] - top[left]);
-                const float lower = bottom[left] + across.weight * (bottom[right] - bottom[left]);
-                row_to(out, channel, y)[to] = upper + down.weight * (lower - upper);
+        columns.push_back({place(in, across.low, lanes), place(in, across.high, lanes),
+                           place(out, x, lanes), across.weight});
+    }
+    for (int64_t y = first; y < stop; ++y) {
+        const Blend down = blend(y, in.height, out.height, align_corners);
+        for (int64_t channel = 0; channel < out.channels; ++channel) {
+            const float* top = row_of(in, channel, down.low);
+            const float* bottom = row_of(in, channel, down.high);
+            float* to = row_to(out, channel, y);
+            for (const Column& column : columns) {
+                const float upper = top[column.left] + column.weight * (top[column.right] - top[column.left]);
+                const float lower =
+                    bottom[column.left] + column.weight * (bottom[column.right] - bottom[column.left]);
+                to[column.to] = upper + down.weight * (lower - upper);
             }
         }
+    }
+}
+
+void pad(const View& in, const View& out, const int32_t* p, int lanes, int64_t first, int64_t stop) {
+    const auto border = static_cast<Border>(p[kBorder]);
+    thread_local std::vector<int64_t> columns;  // where in the row it stands, or -1
+    columns.clear();
+    for (int64_t x = 0; x < out.width; ++x) {
+        const int64_t from = inside(x - p[kLeft], in.width, border);
+        columns.push_back(from < 0 ? -1 : place(in, from, lanes));
+    }
+    for (int64_t y = first; y < stop; ++y) {
+        const int64_t from_row = inside(y - p[kTop], in.height, border);
+        for (int64_t channel = 0; channel < out.channels; ++channel) {
+            const float* from = from_row < 0 ? nullptr : row_of(in, channel, from_row);
+            float* to = row_to(out, channel, y);
+            for (int64_t x = 0; x < out.width; ++x) {
+                const int64_t column = columns[static_cast<size_t>(x)];
+                to[place(out, x, lanes)] = from == nullptr || column < 0 ? 0.0f : from[column];
+            }
+        }
+    }
+}
+
+void restrip(const float* from, int64_t from_strip, float* to, int64_t to_strip, int64_t width, int lanes) {
+    for (int64_t x = 0; x < width; ++x) {
+        to[x % to_strip * lanes + x / to_strip] = from[x % from_strip * lanes + x / from_strip];
     }
 }
 

@@ -14,6 +14,11 @@ void bilinear(const View& in, const View& out, bool align_corners, int lanes, in
 void max_pool(const View& in, const View& out, const int32_t* params, int lanes, int64_t first,
               int64_t stop);
 
+void pad(const View& in, const View& out, const int32_t* params, int lanes, int64_t first, int64_t stop);
+
+// A row of strips of one width to strips of another.
+void restrip(const float* from, int64_t from_strip, float* to, int64_t to_strip, int64_t width, int lanes);
+
 // Two rows, or columns, of an image of `in`, of which bilinear makes one of an image of `out`.
 struct Blend {
     int64_t low, high;

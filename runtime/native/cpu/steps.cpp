@@ -26,6 +26,14 @@ void convolve(const Step& step, int64_t first, int64_t stop) {
     run_conv(run, first, stop, step.scratch);
 }
 
+// A row of an input in the strips of the output: as it is, or brought into them in `space`.
+const float* lined_up(const Step& step, const View& from, int64_t channel, int64_t y, float* space) {
+    const float* row = from.data + channel * from.plane + from.row_at(y);
+    if (from.strip == step.output.strip) return row;
+    restrip(row, from.strip, space, step.output.strip, from.width, step.kernels->lanes);
+    return space;
+}
+
 void pointwise_row(const Step& step, int64_t channel, int64_t y) {
     const Operation& operation = *step.operation;
     const View &in = step.input, &second = step.second, &out = step.output;
@@ -34,7 +42,7 @@ void pointwise_row(const Step& step, int64_t channel, int64_t y) {
     const auto at = static_cast<size_t>(channel);
     PointwiseJob job{};
     job.mode = record.params[0];
-    job.x = in.data + channel * in.plane + in.row_at(y);
+    job.x = lined_up(step, in, channel, y, step.scratch);
     job.y = out.data + channel * out.plane + out.row_at(y);
     job.count = out.plane;
     job.scale = record.scalars[kAlpha], job.shift = record.scalars[kBeta];
@@ -48,7 +56,8 @@ void pointwise_row(const Step& step, int64_t channel, int64_t y) {
     } else if (mode == Pointwise::gate_sum) {
         job.shift *= second.data[channel * second.plane];
     } else {
-        job.z = second.data + channel * second.plane + second.row_at(y);
+        const int64_t own = second.channels == 1 ? 0 : channel;
+        job.z = lined_up(step, second, own, y, step.scratch + out.plane);
     }
     step.kernels->pointwise(job);
 }
@@ -69,6 +78,7 @@ void compute_rows(const Step& step, int64_t first, int64_t stop) {
         case Kind::nearest: nearest(step.input, step.output, factor, lanes, first, stop); break;
         case Kind::bilinear: bilinear(step.input, step.output, factor != 0, lanes, first, stop); break;
         case Kind::max_pool: max_pool(step.input, step.output, record.params, lanes, first, stop); break;
+        case Kind::pad: pad(step.input, step.output, record.params, lanes, first, stop); break;
         case Kind::moments: break;
     }
 }

@@ -67,6 +67,30 @@ inline Vec error_function(Vec x) {
     return x < 0.0f ? -y : y;
 }
 
+// e^x - 1 for x <= 0, by its series near 0 where the difference would lose all digits.
+inline Vec exponential_less_one(Vec x) {
+    Vec p = spread(1.0f / 720.0f);
+    p = p * x + 1.0f / 120.0f;
+    p = p * x + 1.0f / 24.0f;
+    p = p * x + 1.0f / 6.0f;
+    p = p * x + 0.5f;
+    p = p * x + 1.0f;
+    return x > -0.25f ? p * x : exponential(x) - 1.0f;
+}
+
+// x * tanh(ln(1 + e^x)) = x * n / (n + 2) with n = e^x (e^x + 2), which is x itself from 20 on.
+inline Vec mish(Vec x) {
+    const Vec e = exponential(at_most(x, spread(20.0f)));
+    const Vec n = e * (e + 2.0f);
+    return x * n / (n + 2.0f);
+}
+
+inline Vec square_root(Vec x) {
+    Vec result{};
+    for (int lane = 0; lane < L; ++lane) result[lane] = __builtin_sqrtf(x[lane]);
+    return result;
+}
+
 inline Vec activate(Vec v, const ActivationSpec& spec, float slope) {
     switch (static_cast<Activation>(spec.kind)) {
         case Activation::relu: return at_least(v, Vec{});
@@ -79,6 +103,10 @@ inline Vec activate(Vec v, const ActivationSpec& spec, float slope) {
             return 0.5f * v * (1.0f + hyperbolic_tangent(0.79788456f * (v + 0.044715f * v * v * v)));
         case Activation::tanh: return hyperbolic_tangent(v);
         case Activation::clamp: return at_most(at_least(v, spread(spec.a)), spread(spec.b));
+        case Activation::elu: return v < 0.0f ? slope * exponential_less_one(v) : v;
+        case Activation::mish: return mish(v);
+        case Activation::hard_swish: return v * at_most(at_least(v + 3.0f, Vec{}), spread(6.0f)) / 6.0f;
+        case Activation::square_root: return square_root(v);
         default: return v;
     }
 }

@@ -1,4 +1,4 @@
-// A program and an input size -> strip widths, schedules, memory by lifetime, and tile plans.
+// A program and its inputs' sizes -> strip widths, schedules, memory by lifetime, and tile plans.
 
 #include "workspace.h"
 
@@ -39,14 +39,14 @@ Workspace::Workspace(const Program& program, int threads)
     seconds.resize(static_cast<size_t>(threads) * program.operations.size());
 }
 
-void Workspace::fit(const Program& program, int64_t new_height, int64_t new_width) {
-    if (new_height == height && new_width == width) return;
-    height = width = 0;  // what follows may throw
-    shapes_ = infer_shapes(program, new_height, new_width);
-    const int64_t least = ceil_div(new_width, program.kernels->lanes);
+void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
+    if (sizes == sizes_) return;
+    sizes_.clear();  // what follows may throw
+    shapes_ = infer_shapes(program, sizes);
     int64_t extra = 0;
-    while (!lay_strips(program, least + extra)) {
-        if (++extra == kTrials) throw Error("no strip width suits all layers at this image width");
+    while (extra < kTrials && !lay_strips(program, sizes, extra, false)) ++extra;
+    if (extra == kTrials && !lay_strips(program, sizes, 0, true)) {
+        throw Error("no strip width suits all layers at this image width");
     }
     schedule(program);
     choose_held();
@@ -59,6 +59,10 @@ void Workspace::fit(const Program& program, int64_t new_height, int64_t new_widt
         const Operation& operation = program.operations[stage.index];
         const View in = view(program, stage.reads[0].value, stage.reads[0].slot, 0);
         if (operation.kind() == Kind::moments) masks[stage.index] = row_mask(in, program.kernels->lanes);
+        if (operation.kind() == Kind::pointwise) {
+            const View out = view(program, stage.value, stage.slot, 0);
+            scratch = std::max(scratch, 2 * static_cast<size_t>(out.plane));
+        }
         if (operation.conv == nullptr) continue;
         plans[stage.index] = plan_conv(*operation.conv, *program.kernels, in,
                                        view(program, stage.value, stage.slot, 0));
@@ -68,7 +72,7 @@ void Workspace::fit(const Program& program, int64_t new_height, int64_t new_widt
         scratch_ = aligned<float>(scratch * static_cast<size_t>(pool.threads()));
         scratch_floats_ = scratch;
     }
-    height = new_height, width = new_width;
+    sizes_ = sizes;
 }
 
 // The strip width with which an operation's lanes line up with those of its input.
@@ -87,32 +91,42 @@ int64_t Workspace::wanted_strip(const Program& program, const Operation& operati
         }
         case Kind::pixel_shuffle:
         case Kind::nearest: return in * operation.param(0);
-        case Kind::bilinear: return strip(record.inputs[1]);
+        case Kind::bilinear: return record.inputs[1] != kNone ? strip(record.inputs[1]) : in * operation.param(1);
+        case Kind::pad: return out_width == shapes_[program.values[record.inputs[0]].buffer].width ? in : least;
         case Kind::moments: return 1;
         case Kind::pointwise: return in;
     }
     return least;
 }
 
-bool Workspace::lay_strips(const Program& program, int64_t strip) {
+// Where every operation finds its operands lined up, or false; `apart` lets all but a residual differ,
+// so that rows are brought into line one by one. Inputs whose widths are multiples of the narrowest one's get strips that are too.
+bool Workspace::lay_strips(const Program& program, const std::vector<Shape>& sizes, int64_t extra, bool apart) {
+    int64_t narrowest = sizes[0].width;
+    for (Shape size : sizes) narrowest = std::min(narrowest, size.width);
     strips_.assign(shapes_.size(), 0);
-    for (uint32_t i = 0; i < program.inputs; ++i) strips_[program.values[i].buffer] = strip;
+    for (uint32_t i = 0; i < program.inputs; ++i) {
+        const int64_t times = sizes[i].width % narrowest == 0 ? sizes[i].width / narrowest : 1;
+        const int64_t part = ceil_div(sizes[i].width, times * program.kernels->lanes);
+        strips_[program.values[i].buffer] = (part + extra) * times;
+    }
     for (const Operation& operation : program.operations) {
         const OperationRecord& record = operation.record;
         const int64_t wanted = wanted_strip(program, operation);
         int64_t& known = strips_[program.values[record.output].buffer];
         if (known != 0 && known != wanted) {
             // A convolution can gather into any layout; what works in place of its input cannot.
-            const bool free = operation.kind() == Kind::max_pool || operation.kind() == Kind::bilinear ||
-                              (operation.kind() == Kind::conv2d && record.inputs[1] == kNone);
-            if (!free) return false;
+            const bool gathers = operation.kind() == Kind::max_pool || operation.kind() == Kind::bilinear ||
+                                 operation.kind() == Kind::pad || operation.kind() == Kind::conv2d;
+            const bool adds = operation.kind() == Kind::conv2d && record.inputs[1] != kNone;
+            if (adds || !(gathers || apart)) return false;
         } else {
             known = wanted;
         }
         if (operation.kind() != Kind::pointwise || record.inputs[1] == kNone) continue;
         const auto mode = static_cast<Pointwise>(operation.param(0));
         const bool gate = mode == Pointwise::gate || mode == Pointwise::gate_sum;
-        if (!gate && strips_[program.values[record.inputs[1]].buffer] != wanted) return false;
+        if (!gate && !apart && strips_[program.values[record.inputs[1]].buffer] != wanted) return false;
     }
     return true;
 }

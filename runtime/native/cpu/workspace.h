@@ -1,4 +1,4 @@
-// A program at one input size: schedules, where every slot lies in one block of memory, tile plans.
+// A program at one size of its inputs: schedules, where every slot lies in memory, tile plans.
 #ifndef NMK_WORKSPACE_H
 #define NMK_WORKSPACE_H
 
@@ -17,8 +17,8 @@ namespace nmk {
 struct Workspace {
     Workspace(const Program& program, int threads);
 
-    // Prepares for images of that size; does nothing if it is the size of the last run.
-    void fit(const Program& program, int64_t height, int64_t width);
+    // Prepares for inputs of those sizes; does nothing if they are those of the last run.
+    void fit(const Program& program, const std::vector<Shape>& sizes);
 
     // A value as a thread sees it: slots that live within a segment are each thread's own.
     View view(const Program& program, uint32_t value, uint32_t slot, int thread) const;
@@ -44,7 +44,6 @@ struct Workspace {
     std::vector<ConvPlan> plans;  // one an operation
     std::vector<Aligned<uint32_t>> masks;  // of a row's valid lanes, for operations over images
     std::vector<double> seconds;  // [thread][operation], of one run
-    int64_t height = 0, width = 0;
 
 private:
     struct Place {
@@ -59,9 +58,10 @@ private:
     void choose_held();
     void place(const Program& program);
     size_t place_whole(const std::vector<size_t>& sizes);
-    bool lay_strips(const Program& program, int64_t strip);
+    bool lay_strips(const Program& program, const std::vector<Shape>& sizes, int64_t extra, bool apart);
     int64_t wanted_strip(const Program& program, const Operation& operation) const;
 
+    std::vector<Shape> sizes_;  // of the inputs; empty until they fit
     std::vector<Shape> shapes_;
     std::vector<int64_t> strips_;
     std::vector<Place> places_;  // one a slot

@@ -17,7 +17,7 @@
 #endif
 
 /* Raised whenever a function here changes its meaning, its arguments, or goes away. */
-#define NMK_ABI_VERSION 3
+#define NMK_ABI_VERSION 4
 
 /* Bits of nmk_cpu_features(). A bit keeps its place for good. */
 #define NMK_AVX2 (UINT64_C(1) << 0)
@@ -85,24 +85,28 @@ NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uin
 /* The channels of an input; not 0 if there is no such input. */
 NMK_API int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels);
 
-/* An output's channels, height and width for inputs of that size; not 0, and why, if impossible. */
-NMK_API int nmk_program_output(const nmk_program* program, uint32_t index, int64_t height,
-                               int64_t width, int64_t* shape, char* text, size_t text_size);
+/* An output's channels, height and width; not 0, and why, if inputs of these sizes are impossible.
+ *
+ * `sizes` has the height, then the width, of each input in turn, here and below.
+ */
+NMK_API int nmk_program_output(const nmk_program* program, uint32_t index, const int64_t* sizes,
+                               int64_t* shape, char* text, size_t text_size);
 
-/* Runs it: inputs and outputs are pointers to contiguous [batch][channels][height][width] images.
+/* Runs it: inputs and outputs are pointers to contiguous [batch][channels][height][width] images,
+ * each of its own height and width, all of one batch.
  *
  * Uses that many threads, the caller's among them. Memory and threads are kept for the next run;
- * a run of the same size and thread count as the last allocates nothing. Not 0, and why, if the
+ * a run of the same sizes and thread count as the last takes no further memory. Not 0, and why, if a
  * size is impossible or memory runs out.
  */
 NMK_API int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch,
-                            int64_t height, int64_t width, float* const* outputs, int threads,
-                            char* text, size_t text_size);
+                            const int64_t* sizes, float* const* outputs, int threads, char* text,
+                            size_t text_size);
 
 /* The same, and adds the seconds that each operation took to seconds[0..operations): over all bands
  * of rows, the mean of the threads. */
 NMK_API int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
-                                int64_t height, int64_t width, float* const* outputs, int threads,
+                                const int64_t* sizes, float* const* outputs, int threads,
                                 double* seconds, char* text, size_t text_size);
 
 #ifdef __cplusplus
