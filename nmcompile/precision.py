@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+import torch
 
 from nmcompile.backends.cpu import CpuTarget
 from nmcompile.backends.native import Allowed, lower
 from nmcompile.context import Context, Target
 from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import Arrays, arrays_restorer, qualities
-from nmcompile.program import Program
+from nmcompile.program import Interface, Program
 from nmcompile.runtime import native
 from nmcompile.runtime.executor import available_cores
 from nmcompile.runtime.native.program import NativeProgram
@@ -90,10 +91,12 @@ def _obstacle(target: Target) -> str:
 def _compared(program: Program, ctx: Context) -> Precision:
     threads = ctx.target.threads or available_cores()
     single, half = (NativeProgram(lower(program, Allowed(bf16=bf16))) for bf16 in (False, True))
-    loss, agreement = _quality(program, ctx, _runner(single, threads), _runner(half, threads))
-    shape = (1, program.interface.channels, *ctx.reference_size)
-    x = np.random.default_rng(0).random(shape, np.float32)
-    ratio = speed_ratio(single, half, x * np.float32(program.interface.value_range), threads)
+    interface = program.interface
+    exact, rounded = (_runner(interface, network, threads) for network in (single, half))
+    loss, agreement = _quality(program, ctx, exact, rounded)
+    shape = (1, interface.channels, *ctx.reference_size)
+    x = np.random.default_rng(0).random(shape, np.float32) * np.float32(interface.value_range)
+    ratio = speed_ratio(lambda: exact(x), lambda: rounded(x))
     why = f"bf16 loses {loss:.4f} dB and takes {1 / ratio:.2f} of the time, dense"
     if agreement < LEAST_AGREEMENT_DB:
         why += f"; its output is only {agreement:.1f} dB from that of fp32"
@@ -104,8 +107,12 @@ def _compared(program: Program, ctx: Context) -> Precision:
     return Precision("bf16" if pays else "fp32", why, loss, agreement, ratio)
 
 
-def _runner(program: NativeProgram, threads: int) -> Runner:
-    return lambda x: program.run([x], threads)[0]
+def _runner(interface: Interface, network: NativeProgram, threads: int) -> Runner:
+    def run(x: Arrays) -> Arrays:
+        values = interface.arguments(torch.from_numpy(x))
+        return network.run([value.numpy() for value in values], threads)[0]
+
+    return run
 
 
 def _quality(program: Program, ctx: Context, single: Runner, half: Runner) -> tuple[float, float]:
@@ -123,6 +130,6 @@ def _quality(program: Program, ctx: Context, single: Runner, half: Runner) -> tu
     return before - after, -10 * float(np.log10(max(fmean(errors), 1e-20)))
 
 
-def speed_ratio(single: NativeProgram, half: NativeProgram, x: Arrays, threads: int) -> float:
+def speed_ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
     """Time of the first over time of the second, the median of interleaved rounds."""
-    return interleaved(lambda: single.run([x], threads), lambda: half.run([x], threads))[2]
+    return interleaved(first, second)[2]

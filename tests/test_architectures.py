@@ -33,6 +33,7 @@ def _settings(name: str) -> Settings:
         budget=Budget.parse("macs=0.7"),
         patterns=(Pattern.parse("1:4"), Pattern.parse("2:4")),
         prune="magnitude",
+        precision="fp32",
         size=(48, 64),
         crops=4,
         threads=1,

@@ -13,6 +13,7 @@ from nmcompile.backends import make_target
 from nmcompile.compile import Settings
 from nmcompile.errors import NmcompileError
 from nmcompile.precision import settle_precision
+from tests.architectures import build
 from tests.native.build import isas
 from tests.test_compile import SETTINGS, _Enlarge
 
@@ -65,6 +66,13 @@ def test_auto_keeps_fp32_where_bf16_loses_too_much(monkeypatch):
     assert "from that of fp32" in found.why
     target, asked = settle_precision(program, ctx, "bf16")
     assert (asked.chosen, target.precision) == ("bf16", "bf16")
+
+
+@needs_bf16
+def test_further_inputs_are_given():
+    program, ctx = _prepared(build("drunet"))
+    assert len(program.interface.extra_inputs) == 1
+    assert settle_precision(program, ctx, "auto")[1].ratio == 1.5
 
 
 @pytest.mark.parametrize("isa", ["portable", *(["avx2"] if "avx2" in isas() else [])])
