@@ -21,7 +21,8 @@ bool is_gate(const Operation& operation, int input) {
 
 class Finder {
 public:
-    explicit Finder(const Program& program) : program_(program), current_(program.buffer_channels.size(), kNone) {
+    Finder(const Program& program, bool shared)
+        : program_(program), shared_(shared), current_(program.buffer_channels.size(), kNone) {
         for (uint32_t i = 0; i < program.inputs; ++i) add(Role::load, i, nullptr, i);
         const std::vector<size_t> finished = last_writes();
         for (size_t i = 0; i <= program.operations.size(); ++i) {
@@ -89,6 +90,7 @@ private:
         Stage stage{role, index, {}, kNone, kNone, false};
         if (role == Role::store) stage.reads[0].value = program_.outputs[index];
         if (operation != nullptr) {
+            apart = apart || (shared_ && operation->kind() == Kind::bilinear);
             for (int i = 0; i < 2; ++i) {
                 const uint32_t value = operation->record.inputs[i];
                 stage.reads[i].value = value;
@@ -134,6 +136,7 @@ private:
     }
 
     const Program& program_;
+    bool shared_;  // by several threads
     std::vector<uint32_t> current_;  // the slot of each buffer
     size_t begin_ = 0;               // the first stage of the open segment
     Stages found_;
@@ -141,6 +144,6 @@ private:
 
 }  // namespace
 
-Stages find_stages(const Program& program) { return Finder(program).take(); }
+Stages find_stages(const Program& program, int threads) { return Finder(program, threads > 1).take(); }
 
 }  // namespace nmk

@@ -43,8 +43,10 @@ struct Stages {
 };
 
 // Cuts a program where rows of a result need more than some rows of what came before, and where a
-// stage would overwrite what others of its segment read or write.
-Stages find_stages(const Program& program);
+// stage would overwrite what others of its segment read or write. For several threads also where a
+// small picture is enlarged: a row of it stands for many, and parts of the image that wait for so many
+// rows of each other leave nothing to do at once.
+Stages find_stages(const Program& program, int threads);
 
 }  // namespace nmk
 

@@ -35,7 +35,7 @@ Program::~Program() {
 }
 
 Workspace::Workspace(const Program& program, int threads)
-    : pool(threads), process(getpid()), stages(find_stages(program)) {
+    : pool(threads), process(getpid()), stages(find_stages(program, threads)) {
     seconds.resize(static_cast<size_t>(threads) * program.operations.size());
 }
 
