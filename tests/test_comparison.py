@@ -185,10 +185,10 @@ def test_the_command(files, capsys):
     old, same, slow = files("o", draw(0)), files("s", draw(1)), files("w", draw(2, 1.1))
     status, out, _ = run(capsys, old, same)
     assert status == 0
-    assert "no engine is slower by more than 0.05" in out
+    assert "no engine is slower by more than 5.0%" in out
     status, out, err = run(capsys, old, slow)
     assert (status, err) == (1, "")
-    assert "slower by more than 0.05: net" in out
+    assert "slower by more than 5.0%: net" in out
     assert run(capsys, old, slow, "--fail-slower", "25%")[0] == 0
 
 

@@ -66,8 +66,8 @@ def _show(found: Comparison) -> None:
     console.print(table)
     for note in found.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    slower = f"slower by more than {found.limit:.3g}: {', '.join(found.slower)}"
-    console.print(slower if found.slower else f"no engine is slower by more than {found.limit:.3g}")
+    slower = f"slower by more than {found.limit:.1%}: {', '.join(found.slower)}"
+    console.print(slower if found.slower else f"no engine is slower by more than {found.limit:.1%}")
 
 
 def _read(path: Path) -> list[Document]:
