@@ -3,27 +3,9 @@
 #define NMK_GROUP 4
 #define NMK_WINOGRAD_GROUP 8
 #define NMK_SPACE avx512
+#define NMK_TABLE kAvx512Kernels
+#define NMK_NAME "avx512"
 
 #include "family.h"
 #include "winograd.h"
-
-namespace nmk {
-
-const Kernels kAvx512Kernels = {
-    "avx512",
-    NMK_LANES,
-    NMK_GROUP,
-    NMK_WINOGRAD_GROUP,
-    NMK_SPACE::pack,
-    NMK_SPACE::conv_nm,
-    NMK_SPACE::conv_dense,
-    NMK_SPACE::conv_winograd,
-    PairLayout::none,
-    nullptr,
-    nullptr,
-    nullptr,
-    NMK_SPACE::pointwise,
-    NMK_SPACE::moments,
-};
-
-}  // namespace nmk
+#include "table.h"

@@ -3,27 +3,9 @@
 #define NMK_GROUP 2
 #define NMK_WINOGRAD_GROUP 4
 #define NMK_SPACE portable
+#define NMK_TABLE kPortableKernels
+#define NMK_NAME "portable"
 
 #include "family.h"
 #include "winograd.h"
-
-namespace nmk {
-
-const Kernels kPortableKernels = {
-    "portable",
-    NMK_LANES,
-    NMK_GROUP,
-    NMK_WINOGRAD_GROUP,
-    NMK_SPACE::pack,
-    NMK_SPACE::conv_nm,
-    NMK_SPACE::conv_dense,
-    NMK_SPACE::conv_winograd,
-    PairLayout::none,
-    nullptr,
-    nullptr,
-    nullptr,
-    NMK_SPACE::pointwise,
-    NMK_SPACE::moments,
-};
-
-}  // namespace nmk
+#include "table.h"

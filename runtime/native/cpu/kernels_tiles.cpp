@@ -3,29 +3,12 @@
 #define NMK_GROUP 4
 #define NMK_WINOGRAD_GROUP 8
 #define NMK_SPACE tiles
+#define NMK_TABLE kTilesKernels
+#define NMK_NAME "tiles"
+#define NMK_PAIRS tiles
 
 #include "family.h"
 #include "winograd.h"
 #include "pairs.h"
 #include "tiles.h"
-
-namespace nmk {
-
-const Kernels kTilesKernels = {
-    "tiles",
-    NMK_LANES,
-    NMK_GROUP,
-    NMK_WINOGRAD_GROUP,
-    NMK_SPACE::pack,
-    NMK_SPACE::conv_nm,
-    NMK_SPACE::conv_dense,
-    NMK_SPACE::conv_winograd,
-    PairLayout::tiles,
-    NMK_SPACE::pack_pairs,
-    NMK_SPACE::regroup,
-    NMK_SPACE::conv_pairs,
-    NMK_SPACE::pointwise,
-    NMK_SPACE::moments,
-};
-
-}  // namespace nmk
+#include "table.h"
