@@ -10,8 +10,8 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from nmcompile.backends.cpu import CpuTarget
-from nmcompile.backends.native import Allowed, lower
+from nmcompile.backends.cpu import CpuTarget, allowed_kernels
+from nmcompile.backends.native import lower
 from nmcompile.context import Context, Target
 from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import Arrays, arrays_restorer, qualities
@@ -72,7 +72,7 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
     if why:
         return target, Precision("fp32", why)
     assert isinstance(target, CpuTarget)
-    found = _compared(program, ctx)
+    found = _compared(program, target, ctx)
     if wanted == "bf16":
         found = dataclasses.replace(found, chosen="bf16", why=f"asked for; {found.why}")
     return target.with_precision(found.chosen), found
@@ -88,9 +88,12 @@ def _obstacle(target: Target) -> str:
     return ""
 
 
-def _compared(program: Program, ctx: Context) -> Precision:
-    threads = ctx.target.threads or available_cores()
-    single, half = (NativeProgram(lower(program, Allowed(bf16=bf16))) for bf16 in (False, True))
+def _compared(program: Program, target: CpuTarget, ctx: Context) -> Precision:
+    threads = target.threads or available_cores()
+    single, half = (
+        NativeProgram(lower(program, allowed_kernels(target.with_precision(precision))))
+        for precision in ("fp32", "bf16")
+    )
     interface = program.interface
     exact, rounded = (_runner(interface, network, threads) for network in (single, half))
     loss, agreement = _quality(program, ctx, exact, rounded)

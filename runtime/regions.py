@@ -18,6 +18,7 @@ from nmcompile.runtime.executor import OrtExecutor, load_native
 REGIONS = "regions.json"
 _VERSION = 1
 _RUNNERS = ("native", "onnxruntime")
+_Run = Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class RegionExecutor:
         folder: the engine's.
         threads: how many threads one run may use.
 
+    Attributes:
+        isa: the family of libnmk's kernels that its native regions run in, None if there are none.
+
     Raises:
         NmcompileError: a part is damaged, or ONNX Runtime is not installed.
     """
@@ -90,8 +94,9 @@ class RegionExecutor:
     def __init__(self, folder: Path, threads: int) -> None:
         plan = read_regions(folder / REGIONS)
         self._output = plan.output
+        self.isa: str | None = None
         self._steps = [
-            (region, _runner(folder / region.part, region, threads), finished)
+            (region, self._runner(folder / region.part, region, threads), finished)
             for region, finished in zip(plan.regions, _finished(plan), strict=True)
         ]
 
@@ -104,17 +109,14 @@ class RegionExecutor:
                 del values[name]
         return values[self._output]
 
-
-_Run = Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
-
-
-def _runner(path: Path, region: RegionPart, threads: int) -> _Run:
-    """What turns all values into the region's outputs."""
-    if region.runner == "onnxruntime":
-        model = OrtExecutor(path, threads)
-        return lambda values: model.run({n: values[n] for n in region.inputs}, region.outputs)
-    program = load_native(path)
-    return lambda values: program.run([values[name] for name in region.inputs], threads)
+    def _runner(self, path: Path, region: RegionPart, threads: int) -> _Run:
+        """What turns all values into the region's outputs."""
+        if region.runner == "onnxruntime":
+            model = OrtExecutor(path, threads)
+            return lambda values: model.run({n: values[n] for n in region.inputs}, region.outputs)
+        program = load_native(path)
+        self.isa = program.isa
+        return lambda values: program.run([values[name] for name in region.inputs], threads)
 
 
 def _finished(plan: RegionPlan) -> list[tuple[str, ...]]:

@@ -112,7 +112,8 @@ def _run(words: list[str]) -> int:
         raise NmcompileError("no network and no command given (see `nmcompile --help`)")
     execute, arguments = parse(words)
     if getattr(arguments, "verbose", False):
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("nmcompile").setLevel(logging.INFO)  # not what other packages tell
     return execute(arguments)
 
 

@@ -87,7 +87,7 @@ def on_this_machine(
 
     None if our kernels do not run it. Raises NmcompileError if they cannot be loaded.
     """
-    if manifest is None or manifest.executor != "native":
+    if manifest is None or manifest.executor not in ("native", "regions"):
         return None
     from nmcompile.isa import CAPS
     from nmcompile.runtime import load, native
