@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, fx
 
@@ -32,9 +34,15 @@ def prune(program: Program, ctx: Context) -> Program:
     A layer's Hessian is taken from the inputs that the layers before it give once they are
     pruned; a weight used several times gathers the inputs of all its uses.
     """
+    return prune_layers(program, {layer.name for layer in program.the_plan.layers}, ctx)
+
+
+def prune_layers(program: Program, names: Collection[str], ctx: Context) -> Program:
+    """Prunes those of the named layers that have a pattern; the others stay as they are."""
     result = program.with_module(program.clone_module())
     walk = Walk(result, ctx.calibration.crops)
-    layers = [(program.the_plan.layer(name), n) for name, n in weight_uses(result.module).items()]
+    uses = weight_uses(result.module)
+    layers = [(program.the_plan.layer(name), uses[name]) for name in uses if name in names]
     sparse = [(layer, nodes) for layer, nodes in layers if not layer.pattern.is_dense]
     with ctx.reporter.stage("pruning", len(sparse)) as step:
         for layer, nodes in sparse:

@@ -53,6 +53,7 @@ LAYERS = {
     "nmcompile.assumptions": COMPILE,
     "nmcompile.drop": COMPILE,
     "nmcompile.lowering": COMPILE,
+    "nmcompile.reassign": COMPILE,
     "nmcompile.receipt": COMPILE,
     "nmcompile.precision": COMPILE,
     "nmcompile.showcase": COMPILE,
