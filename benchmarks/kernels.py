@@ -51,11 +51,7 @@ def weights(pattern: Pattern) -> list[Image]:
     chain = []
     for _ in range(CHAIN):
         weight = random.standard_normal(shape).astype(np.float32)
-        for first in range(0, CHANNELS, pattern.v):
-            for start, size, kept in pattern.group_sizes(CHANNELS):
-                group = weight[first : first + pattern.v, start : start + size]
-                ranks = np.square(group).sum(0).argsort(0).argsort(0)
-                group[:, ranks < size - kept] = 0.0
+        weight *= pattern.largest(weight)
         chain.append(weight / np.float32(np.sqrt((weight**2).sum((1, 2, 3)).mean() / 2)))
     return chain
 

@@ -1,4 +1,4 @@
-"""The text `2:4` or `64x2:4` -> an N:M sparsity pattern, and which weights of a layer it keeps."""
+"""The text `2:4`, `64x2:4` or `8x2:4k` -> an N:M pattern, and which weights of a layer it keeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nmcompile.errors import NmcompileError
 
-_TEXT = re.compile(r"(?:(\d+)x)?(\d+):(\d+)")
+_TEXT = re.compile(r"(?:(\d+)x)?(\d+):(\d+)(k)?")
 _LARGEST_M = 256
 
 
@@ -19,40 +19,44 @@ class Pattern:
     """Along input channels, at each kernel position, `n` of every `m` consecutive are kept.
 
     The choice is shared by `v` consecutive output channels (v = 1: element-wise N:M; v > 1:
-    vector-wise). A ragged last group of r < m channels keeps ceil(n * r / m) of them, so the
-    density holds and no group ever keeps more than n.
+    vector-wise) and, if `whole`, by all kernel positions, so that whole kernels are kept or go
+    (connectivity pruning in the form of N:M). A ragged last group of r < m channels keeps
+    ceil(n * r / m) of them, so the density holds and no group ever keeps more than n.
     """
 
     v: int
     n: int
     m: int
+    whole: bool = False
 
     def __post_init__(self) -> None:
-        dense = (self.v, self.n, self.m) == (1, 1, 1)
+        dense = (self.v, self.n, self.m, self.whole) == (1, 1, 1, False)
         if not dense and not (self.v >= 1 and 1 <= self.n < self.m <= _LARGEST_M):
-            shared = f"{self.v}x" if self.v != 1 else ""
             raise NmcompileError(
-                f"pattern {shared}{self.n}:{self.m}: expected N:M or VxN:M with "
-                f"1 <= N < M <= {_LARGEST_M} and V >= 1, for example 2:4, 8:16 or 64x2:4"
+                f"pattern {self._text()}: expected N:M, VxN:M or VxN:Mk with "
+                f"1 <= N < M <= {_LARGEST_M} and V >= 1, for example 2:4, 8:16, 64x2:4 or 8x2:4k"
             )
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Reads `dense`, `N:M` or `VxN:M`; raises NmcompileError for anything else."""
+        """Reads `dense`, `N:M`, `VxN:M` or these with a `k`; raises NmcompileError for others."""
         if text.strip() == "dense":
             return DENSE
         found = _TEXT.fullmatch(text.strip())
         if not found:
             raise NmcompileError(
-                f"unknown pattern {text!r}: expected N:M, VxN:M or dense, for example 2:4, 64x2:4"
+                f"unknown pattern {text!r}: expected N:M, VxN:M, VxN:Mk or dense, for example "
+                "2:4, 64x2:4, 8x2:4k"
             )
-        v, n, m = found.groups()
-        return cls(int(v or 1), int(n), int(m))
+        v, n, m, whole = found.groups()
+        return cls(int(v or 1), int(n), int(m), whole is not None)
 
     def __str__(self) -> str:
-        if self.is_dense:
-            return "dense"
-        return (f"{self.v}x" if self.v > 1 else "") + f"{self.n}:{self.m}"
+        return "dense" if self.is_dense else self._text()
+
+    def _text(self) -> str:
+        shared = f"{self.v}x" if self.v != 1 else ""
+        return f"{shared}{self.n}:{self.m}" + ("k" if self.whole else "")
 
     @property
     def is_dense(self) -> bool:
@@ -72,14 +76,16 @@ class Pattern:
             groups.append((start, size, -(-self.n * size // self.m)))
         return groups
 
-    def obstacle(self, out_per_group: int, in_per_group: int) -> str | None:
-        """Why a layer of these channel counts (each per convolution group) cannot take it."""
+    def obstacle(self, out_per_group: int, in_per_group: int, positions: int) -> str | None:
+        """Why a layer of these channels per convolution group, kernel height x width cannot."""
         if self.is_dense:
             return None
         if in_per_group < self.m:
             return f"{in_per_group} input channels per group, pattern {self} needs {self.m}"
         if out_per_group < self.v:
             return f"{out_per_group} output channels per group, pattern {self} shares over {self.v}"
+        if self.whole and positions == 1:
+            return f"kernels of one weight, for which {self} is {str(self).removesuffix('k')}"
         return None
 
     def allows(self, mask: NDArray[np.bool_], groups: int = 1) -> bool:
@@ -90,12 +96,26 @@ class Pattern:
         """
         if self.is_dense:
             return True
+        if self.whole:
+            mask = mask.max((2, 3), keepdims=True)
         by_group = mask.reshape(groups, -1, *mask.shape[1:])
         shared = np.logical_or.reduceat(by_group, range(0, by_group.shape[1], self.v), axis=1)
         return all(
             bool((shared[:, :, start : start + size].sum(2) <= kept).all())
             for start, size, kept in self.group_sizes(mask.shape[1])
         )
+
+    def largest(self, weight: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """The mask [out, in, kh, kw] of what is kept of one convolution group by magnitude."""
+        mask = np.ones(weight.shape, bool)
+        for first in range(0, len(weight), self.v):
+            for start, size, kept in self.group_sizes(weight.shape[1]):
+                place = np.s_[first : first + self.v, start : start + size]
+                score = np.square(weight[place]).sum(0)
+                if self.whole:
+                    score = score.sum((1, 2), keepdims=True)
+                mask[place] = score.argsort(0).argsort(0) >= size - kept
+        return mask
 
 
 DENSE = Pattern(1, 1, 1)

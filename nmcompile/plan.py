@@ -81,6 +81,11 @@ class Layer:
             f"({', '.join(str(c.pattern) for c in self.choices) or 'none'})"
         )
 
+    def obstacle(self, pattern: Pattern) -> str | None:
+        """Why the layer cannot take that pattern, or None."""
+        outputs, inputs, height, width = self.shape
+        return pattern.obstacle(outputs // max(self.groups, 1), inputs, height * width)
+
 
 @dataclass(frozen=True)
 class Plan:

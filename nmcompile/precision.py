@@ -103,9 +103,10 @@ def _compared(program: Program, target: CpuTarget, ctx: Context) -> Precision:
     why = f"bf16 loses {loss:.4f} dB and takes {1 / ratio:.2f} of the time, dense"
     if agreement < LEAST_AGREEMENT_DB:
         why += f"; its output is only {agreement:.1f} dB from that of fp32"
-    # Vector-wise patterns gain in bf16 only, whatever the dense network does.
+    # Vector-wise patterns gain in bf16 only, whatever the dense network does; those of whole
+    # kernels gain in Winograd's products, in fp32.
     wanted = ctx.patterns if ctx.uniform is None else (ctx.uniform,)
-    gains = ratio >= _LEAST_GAIN or any(pattern.v > 1 for pattern in wanted)
+    gains = ratio >= _LEAST_GAIN or any(p.v > 1 and not p.whole for p in wanted)
     pays = loss <= MOST_LOSS_DB and agreement >= LEAST_AGREEMENT_DB and gains
     return Precision("bf16" if pays else "fp32", why, loss, agreement, ratio)
 

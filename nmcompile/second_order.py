@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,38 +50,61 @@ class Hessian:
     @cached_property
     def factors(self) -> Tensor:
         """Upper Cholesky factors U of the damped inverses, H⁻¹ = Uᵀ U ([groups, k, k])."""
-        matrix = self.matrix.double()
-        mean = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-        damping = (_DAMPING * mean)[:, None].expand(-1, matrix.shape[1])
-        damped = matrix + torch.diag_embed(damping.contiguous())
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        factors: Tensor = torch.linalg.cholesky(inverse, upper=True).float()
-        return factors
+        return _inverse_factors(self.matrix.double()).float()
+
+    @cached_property
+    def kernel_factors(self) -> Tensor:
+        """The same for columns ordered (in, kh, kw), whole kernels together; double precision."""
+        _, inputs, height, width = self._shape
+        order = torch.arange(height * width * inputs).reshape(-1, inputs).T.flatten()
+        return _inverse_factors(self.matrix.double()[:, order[:, None], order])
 
 
-def prune_second_order(weight: Tensor, factors: Tensor, pattern: Pattern) -> Tensor:
+def _inverse_factors(matrix: Tensor) -> Tensor:
+    mean = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    damping = (_DAMPING * mean)[:, None].expand(-1, matrix.shape[1])
+    damped = matrix + torch.diag_embed(damping.contiguous())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factors: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factors
+
+
+def prune_second_order(weight: Tensor, hessian: Hessian, pattern: Pattern) -> Tensor:
     """Optimal-Brain-Surgeon pruning, N:M group by N:M group, weights after each updated.
 
     In a group the weights of least w² / U_jj² go (Optimal Brain Compression, NeurIPS 2022;
     SparseGPT, ICML 2023, algorithm 1); for v > 1 the scores of v output channels are added.
+    Whole kernels go one at a time, each time the block B of least w_Bᵀ (H⁻¹_BB)⁻¹ w_B, which is
+    the error that its loss adds once all weights not yet decided on make up for it.
 
     Args:
         weight: [out, in/groups, kh, kw].
-        factors: Hessian.factors, columns ordered (kh, kw, in).
+        hessian: of the layer's inputs.
         pattern: any v x n:m that the layer can take.
 
     Returns:
         The pruned weight, same shape.
     """
-    rows = _to_rows(weight, factors.shape[0])
-    pruned = torch.stack(
-        [_prune_rows(w, u, pattern, weight.shape[1]) for w, u in zip(rows, factors, strict=True)]
-    )
-    return _from_rows(pruned, weight)
+    groups, inputs = hessian.matrix.shape[0], weight.shape[1]
+    if pattern.whole:
+        kernels = weight.reshape(groups, len(weight) // groups, inputs, -1).double()
+        parts = [
+            _prune_kernels(w, u, pattern)
+            for w, u in zip(kernels, hessian.kernel_factors, strict=True)
+        ]
+        return torch.stack(parts).reshape(weight.shape).to(weight.dtype)
+    rows = _to_rows(weight, groups)
+    pruned = [
+        _prune_rows(w, u, pattern, inputs) for w, u in zip(rows, hessian.factors, strict=True)
+    ]
+    return _from_rows(torch.stack(pruned), weight)
 
 
 def prune_magnitude(weight: Tensor, groups: int, pattern: Pattern) -> Tensor:
     """Keeps the n largest |w| of every group (for v > 1: the largest sums of squares)."""
+    if pattern.whole:
+        masks = [pattern.largest(part.numpy()) for part in weight.detach().cpu().chunk(groups)]
+        return weight * torch.from_numpy(np.concatenate(masks)).to(weight.device)
     rows = _to_rows(weight, groups)
     for group in rows:
         for start, stop, kept in _column_groups(pattern, weight.shape[1], group.shape[1]):
@@ -139,3 +163,40 @@ def _prune_rows(weight: Tensor, factor: Tensor, pattern: Pattern, inputs: int) -
                 errors[:, column - first] = error
         weight[:, last:] -= errors @ factor[first:last, last:]
     return weight
+
+
+def _prune_kernels(weight: Tensor, factor: Tensor, pattern: Pattern) -> Tensor:
+    """One convolution group [out, in, positions]; factor of columns ordered (in, position)."""
+    positions = weight.shape[2]
+    rows = weight.flatten(1).clone()
+    for first, length, kept in pattern.group_sizes(weight.shape[1]):
+        start, stop = first * positions, (first + length) * positions
+        # The group's rows of the inverse that is left once all columns before it are settled.
+        inverse = factor[start:stop, start:stop].T @ factor[start:stop, start:]
+        for part in rows.split(pattern.v):
+            part[:, start:] = _without(part[:, start:], inverse, positions, length - kept)
+    return rows
+
+
+def _without(weight: Tensor, inverse: Tensor, positions: int, count: int) -> Tensor:
+    """Rows that share a choice, `count` kernels of a group gone and the other columns updated.
+
+    Args:
+        weight: [rows, columns from the group's first].
+        inverse: H⁻¹ of those columns, the group's rows.
+        positions: columns of a kernel.
+        count: how many kernels go.
+    """
+    kernels = torch.arange(len(inverse)).reshape(-1, positions)
+    gone = kernels[:0]
+    for _ in range(count):
+        own = inverse[kernels[:, :, None], kernels[:, None, :]]
+        values = weight[:, kernels].permute(1, 2, 0)
+        least = int((values * torch.linalg.solve(own, values)).sum((1, 2)).argmin())
+        columns = kernels[least]
+        gain = torch.linalg.solve(own[least], inverse[columns])
+        weight = weight - weight[:, columns] @ gain
+        inverse = inverse - inverse[:, columns] @ gain
+        gone = torch.cat((gone, columns[None]))
+        kernels = torch.cat((kernels[:least], kernels[least + 1 :]))
+    return weight.index_fill(1, gone.flatten(), 0.0)

@@ -114,7 +114,7 @@ def follow(program: Program, ctx: Context, plan: Plan, source: str) -> Program:
                 f"{source}: layer {layer.name} {layer.shape} is not in this network; "
                 "a plan fits only the network it was made for"
             )
-        obstacle = layer.pattern.obstacle(layer.shape[0] // layer.groups, layer.shape[1])
+        obstacle = layer.obstacle(layer.pattern)
         if obstacle:
             raise NmcompileError(f"{source}: layer {layer.name}: {obstacle}")
     missing = sorted(set(own) - {layer.name for layer in plan.layers})

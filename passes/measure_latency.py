@@ -43,11 +43,10 @@ def candidates(
     """The patterns that a layer can take, and why it can take no other."""
     if layer.macs < _NEGLIGIBLE * total:
         return [], f"only {layer.macs / total:.2%} of the MACs"
-    per_group = layer.shape[0] // layer.groups
-    able = [p for p in patterns if p.obstacle(per_group, layer.shape[1]) is None]
+    able = [pattern for pattern in patterns if layer.obstacle(pattern) is None]
     if able or not patterns:
         return able, ""
-    return [], patterns[0].obstacle(per_group, layer.shape[1]) or ""
+    return [], layer.obstacle(patterns[0]) or ""
 
 
 def kept_macs(layer: Layer, pattern: Pattern) -> int:

@@ -71,7 +71,7 @@ def pruned_weight(weight: Tensor, groups: int, pattern: Pattern, hessian: Hessia
     """A canonical weight under a pattern: second order with a Hessian, magnitude without."""
     if hessian is None:
         return prune_magnitude(weight, groups, pattern)
-    return prune_second_order(weight, hessian.factors, pattern)
+    return prune_second_order(weight, hessian, pattern)
 
 
 def _prune_layer(program: Program, layer: Layer, node: fx.Node, hessian: Hessian | None) -> None:

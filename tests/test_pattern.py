@@ -15,6 +15,8 @@ from nmcompile.pattern import DENSE, Pattern
         ("2:4", Pattern(1, 2, 4)),
         ("64x2:4", Pattern(64, 2, 4)),
         ("1:256", Pattern(1, 1, 256)),
+        ("8x2:4k", Pattern(8, 2, 4, whole=True)),
+        ("1:4k", Pattern(1, 1, 4, whole=True)),
         ("dense", DENSE),
     ],
 )
@@ -32,7 +34,22 @@ def test_other_spellings_are_read(text, written):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2", ":", "2:", "a:b", "2:4:8", "2:4x64", "-1:4", "1.5:4", "2 : 4", "x2:4", "DENSE"],
+    [
+        "",
+        "2",
+        ":",
+        "2:",
+        "a:b",
+        "2:4:8",
+        "2:4x64",
+        "-1:4",
+        "1.5:4",
+        "2 : 4",
+        "x2:4",
+        "DENSE",
+        "2:4kk",
+        "densek",
+    ],
 )
 def test_what_is_no_pattern_is_said(text):
     with pytest.raises(NmcompileError, match="unknown pattern") as caught:
@@ -41,7 +58,7 @@ def test_what_is_no_pattern_is_said(text):
     assert "2:4" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["4:2", "4:4", "0:4", "0x2:4", "2:257", "5x1:1", "0:0"])
+@pytest.mark.parametrize("text", ["4:2", "4:4", "0:4", "0x2:4", "2:257", "5x1:1", "0:0", "1:1k"])
 def test_an_impossible_pattern_is_named_as_it_was_written(text):
     with pytest.raises(NmcompileError, match="1 <= N < M") as caught:
         Pattern.parse(text)
@@ -78,28 +95,31 @@ def test_groups_follow_each_other_and_keep_what_kept_says():
 
 
 @pytest.mark.parametrize(
-    ("text", "outputs", "inputs", "said"),
+    ("text", "outputs", "inputs", "positions", "said"),
     [
-        ("2:4", 1, 4, None),
-        ("2:4", 8, 3, "3 input channels per group, pattern 2:4 needs 4"),
-        ("16x2:4", 16, 4, None),
-        ("16x2:4", 15, 4, "15 output channels per group, pattern 16x2:4 shares over 16"),
-        ("dense", 1, 1, None),
+        ("2:4", 1, 4, 1, None),
+        ("2:4", 8, 3, 9, "3 input channels per group, pattern 2:4 needs 4"),
+        ("16x2:4", 16, 4, 9, None),
+        ("16x2:4", 15, 4, 9, "15 output channels per group, pattern 16x2:4 shares over 16"),
+        ("8x2:4k", 8, 4, 9, None),
+        ("8x2:4k", 8, 4, 1, "kernels of one weight, for which 8x2:4k is 8x2:4"),
+        ("dense", 1, 1, 1, None),
     ],
 )
-def test_what_stands_in_the_way_of_a_layer(text, outputs, inputs, said):
-    assert Pattern.parse(text).obstacle(outputs, inputs) == said
+def test_what_stands_in_the_way_of_a_layer(text, outputs, inputs, positions, said):
+    assert Pattern.parse(text).obstacle(outputs, inputs, positions) == said
 
 
 def full_mask(pattern, outputs, inputs, groups=1, kernel=2, seed=0):
     """A random mask that keeps exactly what the pattern permits: one more is one too many."""
     random = np.random.default_rng(seed)
     mask = np.zeros((groups, outputs // groups, inputs, kernel, kernel), bool)
-    for group, y, x in itertools.product(range(groups), range(kernel), range(kernel)):
+    one = [slice(None)] if pattern.whole else range(kernel)  # a choice at each position, or one
+    for group, y, x in itertools.product(range(groups), one, one):
         for row in range(0, outputs // groups, pattern.v):
             for start, size, kept in pattern.group_sizes(inputs):
                 chosen = start + random.choice(size, kept, replace=False)
-                mask[group, row : row + pattern.v, chosen[:, None], y, x] = True
+                mask[group, row : row + pattern.v, chosen, y, x] = True
     return mask.reshape(outputs, inputs, kernel, kernel)
 
 
@@ -112,6 +132,9 @@ def full_mask(pattern, outputs, inputs, groups=1, kernel=2, seed=0):
         ("4x2:4", 8, 8, 1),
         ("4x2:4", 10, 6, 1),  # the last choice is shared by two rows only
         ("2x1:4", 6, 9, 2),  # three rows in each group: two and one
+        ("2:4k", 3, 7, 1),
+        ("4x2:4k", 10, 6, 1),
+        ("2x1:4k", 6, 9, 2),
     ],
 )
 def test_one_weight_more_than_permitted_is_not_allowed(text, outputs, inputs, groups):
@@ -139,6 +162,22 @@ def test_a_choice_is_not_shared_across_convolution_groups():
     mask[[0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 2, 3]] = True
     assert pattern.allows(mask, groups=2)  # rows 0 1 | 2 and 3 4 | 5
     assert not pattern.allows(mask, groups=1)  # rows 0 1 | 2 3 | 4 5
+
+
+@pytest.mark.parametrize("text", ["2:4", "3x1:4", "2:4k", "3x2:4k"])
+def test_the_largest_are_what_a_pattern_just_allows(text):
+    pattern = Pattern.parse(text)
+    weight = np.random.default_rng(0).standard_normal((7, 6, 3, 2)).astype(np.float32)
+    mask = pattern.largest(weight)
+    assert pattern.allows(mask)
+    assert (mask.sum(1) == pattern.kept(6)).all()
+    v, places = pattern.v, ((0, 1, 2), (0, 1))
+    for row, (y, x) in itertools.product(range(0, 7, v), itertools.product(*places)):
+        for start, size, _ in pattern.group_sizes(6):
+            group = weight[row : row + v, start : start + size] ** 2
+            score = group.sum((0, 2, 3)) if pattern.whole else group[..., y, x].sum(0)
+            kept = mask[row, start : start + size, y, x]
+            assert score[kept].min() > score[~kept].max()
 
 
 def test_dense_allows_everything():

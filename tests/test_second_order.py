@@ -1,6 +1,7 @@
-"""Second-order pruning against a slow plain float64 reference, and against magnitude."""
+"""Second-order pruning against slow plain float64 references, and against magnitude."""
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -139,8 +140,7 @@ def reference(weight, matrix, pattern):
     """One group of rows [out, k], columns (kh, kw, in): one column at a time, in float64."""
     rows, k = weight.shape[0], matrix.shape[0]
     W = weight.permute(0, 2, 3, 1).reshape(rows, k).double().clone()
-    H = matrix.double() + torch.eye(k) * 0.01 * matrix.double().diagonal().mean()
-    U = torch.linalg.cholesky(torch.linalg.inv(H), upper=True)
+    U = torch.linalg.cholesky(torch.linalg.inv(damped(matrix)), upper=True)
     channels = weight.shape[1]
     for base in range(0, k, channels):
         for start, size, kept in pattern.group_sizes(channels):
@@ -157,9 +157,53 @@ def reference(weight, matrix, pattern):
     return W.reshape(rows, weight.shape[2], weight.shape[3], channels).permute(0, 3, 1, 2)
 
 
+def damped(matrix):
+    """What pruning takes for H, in float64."""
+    return matrix.double() + torch.eye(len(matrix)) * 0.01 * matrix.double().diagonal().mean()
+
+
+def settled(rows, H, free, gone):
+    """The rows once `gone` columns are 0 and the `free` ones made up for it: least dW H dWᵀ."""
+    after = rows.clone()
+    after[:, gone] = 0
+    change = (after - rows)[:, gone] @ H[gone][:, free]
+    after[:, free] -= torch.linalg.solve(H[free][:, free], change.T).T
+    return after
+
+
+def reference_of_whole(weight, matrix, pattern):
+    """One group of rows; every kernel's loss is measured by leaving it out, in float64."""
+    outputs, channels, *kernel = weight.shape
+    at = torch.arange(matrix.shape[0]).reshape(-1, channels)  # [position, in] -> column
+    H = damped(matrix)
+    W = weight.permute(0, 2, 3, 1).reshape(outputs, -1).double().clone()
+    for start, size, kept in pattern.group_sizes(channels):
+        for first in range(0, outputs, pattern.v):
+            rows = W[first : first + pattern.v].clone()
+            left = list(range(start, start + size))
+            for _ in range(size - kept):
+                tried = {}
+                for channel in left:
+                    others = [c for c in (*left, *range(start + size, channels)) if c != channel]
+                    free = at[:, others].flatten()
+                    after = settled(rows, H, free, at[:, channel])
+                    change = after - rows
+                    tried[channel] = float(((change @ H) * change).sum()), after
+                least = min(tried, key=lambda channel: tried[channel][0])
+                left.remove(least)
+                rows = tried[least][1]
+            W[first : first + pattern.v] = rows
+    return W.reshape(outputs, *kernel, channels).permute(0, 3, 1, 2)
+
+
 FEW_INPUTS = {"ragged", "grouped", "transposed grouped"}  # too few for 4:8
 CASES = [(kind, text) for kind in LAYERS for text in ("2:4", "1:4", "4x2:4", "3x1:4")]
 CASES += [(kind, "4:8") for kind in LAYERS if kind not in FEW_INPUTS]
+WHOLE_CASES = [
+    (kind, text)
+    for kind, text in itertools.product(LAYERS, ("4x2:4k", "3x1:4k", "2:4k"))
+    if kind != "1x1"
+]
 
 
 @pytest.mark.parametrize(("kind", "text"), CASES)
@@ -167,18 +211,47 @@ def test_pruning_is_what_the_plain_reference_does(kind, text):
     call, layer, weight = built(kind)
     pattern = Pattern.parse(text)
     hessian = hessian_of(call, weight, inputs(layer.in_channels))
-    found = prune_second_order(weight, hessian.factors, pattern)
+    found = prune_second_order(weight, hessian, pattern)
     parts = zip(weight.chunk(call.groups), hessian.matrix, strict=True)
     expected = torch.cat([reference(part, matrix, pattern) for part, matrix in parts])
     assert torch.equal(found != 0, expected != 0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "text"), WHOLE_CASES)
+def test_whole_kernels_go_in_the_order_of_what_each_would_cost(kind, text):
+    call, layer, weight = built(kind)
+    pattern = Pattern.parse(text)
+    hessian = hessian_of(call, weight, inputs(layer.in_channels))
+    found = prune_second_order(weight, hessian, pattern)
+    parts = zip(weight.chunk(call.groups), hessian.matrix, strict=True)
+    expected = torch.cat([reference_of_whole(part, matrix, pattern) for part, matrix in parts])
+    assert torch.equal(found != 0, expected != 0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_one_kernel_of_all_is_the_one_that_brute_force_leaves_out():
+    call, _, weight = built("plain")
+    hessian = hessian_of(call, weight, inputs())
+    H, columns = damped(hessian.matrix[0]), torch.arange(72).reshape(9, 8)
+    rows = weight.permute(0, 2, 3, 1).reshape(8, -1).double()
+    tried = []
+    for gone in range(8):
+        free = columns[:, [c for c in range(8) if c != gone]].flatten()
+        after = settled(rows, H, free, columns[:, gone])
+        tried.append((float((((after - rows) @ H) * (after - rows)).sum()), gone, after))
+    _, least, after = min(tried, key=lambda entry: entry[0])
+    found = prune_second_order(weight, hessian, Pattern.parse("8x7:8k"))
+    assert (found == 0).all(0).all((1, 2)).nonzero().flatten().tolist() == [least]
+    flat = found.permute(0, 2, 3, 1).reshape(8, -1).double()
+    torch.testing.assert_close(flat, after, rtol=1e-3, atol=1e-5)
+
+
 def test_more_columns_than_are_updated_at_once_make_no_difference():
     call, _, weight = built("5x5")  # 200 columns, 128 at once
     hessian = hessian_of(call, weight, inputs(size=20))
     pattern = Pattern.parse("2:4")
-    found = prune_second_order(weight, hessian.factors, pattern)
+    found = prune_second_order(weight, hessian, pattern)
     expected = reference(weight, hessian.matrix[0], pattern)
     assert torch.equal(found != 0, expected != 0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-2, atol=1e-4)
@@ -191,19 +264,21 @@ def error(weight, pruned, matrix):
     return float(torch.einsum("goi,gij,goj->", rows, matrix, rows))
 
 
-@pytest.mark.parametrize(("kind", "text"), CASES)
+@pytest.mark.parametrize(("kind", "text"), CASES + WHOLE_CASES)
 def test_the_pattern_is_kept_exactly_and_the_error_is_less_than_by_magnitude(kind, text):
     call, layer, weight = built(kind)
     pattern = Pattern.parse(text)
     before = weight.clone()
     hessian = hessian_of(call, weight, inputs(layer.in_channels))
-    second = prune_second_order(weight, hessian.factors, pattern)
+    second = prune_second_order(weight, hessian, pattern)
     magnitude = prune_magnitude(weight, call.groups, pattern)
     assert torch.equal(weight, before)
     kept = pattern.kept(weight.shape[1])
     for pruned in (second, magnitude):
         assert pattern.allows((pruned != 0).numpy(), call.groups)
         assert ((pruned != 0).sum(1) == kept).all()
+        if pattern.whole:
+            assert ((pruned != 0) == (pruned != 0)[:, :, :1, :1]).all()
     assert error(weight, second, hessian.matrix) < 0.9 * error(weight, magnitude, hessian.matrix)
 
 
@@ -221,10 +296,20 @@ def test_shared_choices_go_by_the_sum_of_squares():
     assert apart.tolist() == [[3, 0, 0, 0], [0, 0, 2, 0]]
 
 
+def test_whole_kernels_go_by_the_sum_of_their_squares():
+    weight = torch.tensor(
+        [[[3.0, 0.0], [2.0, 2.0], [0.5, 3.1]], [[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]]]
+    )
+    found = prune_magnitude(weight[:, :, None], 1, Pattern.parse("1:3k"))[:, :, 0]
+    assert found.any(2).tolist() == [[False, False, True], [False, False, True]]
+    shared = prune_magnitude(weight[:, :2, None], 1, Pattern.parse("2x1:2k"))[:, :, 0]
+    assert shared.tolist() == [[[3, 0], [0, 0]], [[1, 1], [0, 0]]]
+
+
 def test_inputs_that_are_always_zero_do_no_harm():
     call, _, weight = built("plain")
     hessian = hessian_of(call, weight, torch.zeros(1, 8, 6, 6))
-    found = prune_second_order(weight, hessian.factors, Pattern.parse("2:4"))
+    found = prune_second_order(weight, hessian, Pattern.parse("2:4"))
     expected = prune_magnitude(weight, 1, Pattern.parse("2:4"))
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found, expected)

@@ -181,11 +181,7 @@ def _pattern_of(kernel: str) -> Pattern:
 def _single(spec: ConvSpec, pattern: Pattern, allowed: Allowed) -> bytes:
     """A program of that one call, weights drawn at random and kept as the pattern says."""
     weight = np.random.default_rng(0).standard_normal(spec.shape).astype(np.float32)
-    for first in range(0, spec.shape[0], pattern.v):
-        for start, size, kept in pattern.group_sizes(spec.shape[1]):
-            group = weight[first : first + pattern.v, start : start + size]
-            ranks = np.square(group).sum(axis=0).argsort(axis=0).argsort(axis=0)
-            group[:, ranks < size - kept] = 0.0
+    weight *= pattern.largest(weight)
     outputs, inputs = spec.shape[0], spec.shape[1] * spec.groups
     family = family_of(pattern.v, dense=pattern.is_dense)
     bias = np.zeros(outputs, np.float32)

@@ -103,7 +103,7 @@ def _words(layer: Layer, pattern: Pattern, choice: Choice | None) -> str:
     """What a cell says under the pointer."""
     title = f"{layer.name}, {pattern}"
     if choice is None:
-        obstacle = pattern.obstacle(layer.shape[0] // max(layer.groups, 1), layer.shape[1])
+        obstacle = layer.obstacle(pattern)
         return f"{title}: cannot be taken ({obstacle or layer.reason or 'not tried'})"
     loss = "" if pattern.is_dense else f"loss {numbers.tiny(choice.loss)}; "
     time = "" if choice.latency_ms is None else f", {numbers.milliseconds(choice.latency_ms)}"

@@ -75,12 +75,7 @@ def noise(*shape: int) -> NDArray[np.float32]:
 def pruned(pattern: Pattern, shape: tuple[int, int, int, int]) -> NDArray[np.float32]:
     """Random weights [out, in, kh, kw] that keep the pattern."""
     weight = noise(*shape)
-    for first in range(0, shape[0], pattern.v):
-        for start, size, kept in pattern.group_sizes(shape[1]):
-            group = weight[first : first + pattern.v, start : start + size]
-            ranks = np.square(group).sum(0).argsort(0).argsort(0)
-            group[:, ranks < size - kept] = 0
-    return weight
+    return weight * pattern.largest(weight)
 
 
 def bf16(x: NDArray[np.float32]) -> NDArray[np.float32]:

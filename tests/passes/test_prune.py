@@ -124,7 +124,7 @@ def test_a_layer_is_pruned_for_the_inputs_that_the_pruned_layers_before_it_give(
     (x,) = inputs_of(first, ctx.calibration.crops, "body.2.weight")
     hessian = Hessian(uses(first, "body.2.weight")[0], (8, 8, 3, 3), 1 << 16)
     hessian.add(x)
-    expected = prune_second_order(canonical(both, "body.2.weight"), hessian.factors, HALF)
+    expected = prune_second_order(canonical(both, "body.2.weight"), hessian, HALF)
     assert torch.equal(canonical(after, "body.2.weight"), expected)
     alone = prune(planned(plain(), ctx, {"body.2.weight": "2:4"}), ctx)
     assert not torch.equal(canonical(alone, "body.2.weight"), expected)
@@ -150,8 +150,8 @@ def test_a_shared_weight_is_pruned_for_the_inputs_of_all_its_uses(ctx):
     first.add(seen[0])
     weight = canonical(program, "again.weight")
     found = canonical(after, "again.weight")
-    assert torch.equal(found, prune_second_order(weight, every.factors, HALF))
-    assert not torch.equal(found, prune_second_order(weight, first.factors, HALF))
+    assert torch.equal(found, prune_second_order(weight, every, HALF))
+    assert not torch.equal(found, prune_second_order(weight, first, HALF))
 
 
 def test_a_filter_that_is_zero_already_keeps_the_pattern(ctx):

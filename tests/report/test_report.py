@@ -25,7 +25,7 @@ def make_layer(name="conv.weight", inner=16, pattern=HALF, loss=1e-5):
     shape, macs = (8, inner, 3, 3), 8 * inner * 9 * 64
     choices = [Choice(DENSE, macs, 1.0)]
     for tried, worse in ((HALF, 1), (WIDE, 0.5)):
-        if not tried.obstacle(8, inner):
+        if not tried.obstacle(8, inner, 9):
             choices.append(Choice(tried, macs // 2, 1.0, loss and loss * worse))
     return Layer(
         name, "conv2d", shape, 1, 1, 8 * inner * 9, macs, "H*W", 2048, tuple(choices), pattern, "R"
