@@ -195,17 +195,12 @@ def _single(spec: ConvSpec, pattern: Pattern, allowed: Allowed) -> bytes:
         )
         assert found is not None  # or the layer would be ONNX Runtime's
         params, data = phases(found, bias, family, allowed.bf16)
-        wide = len(found.weight)
-        steps = [
-            Operation(Kind.CONV2D, (0,), 1, params, data=data),
-            Operation(Kind.PIXEL_SHUFFLE, (1,), 2, (found.factor,)),
-        ]
-        values = [Value(0, 0, inputs), Value(1, 0, wide), Value(2, 0, outputs)]
-        return pack([inputs, wide, outputs], values, steps, 1, [2], allowed.isa)
-    kernel = (spec.shape[2], spec.shape[3])
-    shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
-    data = conv_data(weight, bias, family is not Family.DENSE)
-    params = shape.params(family=family, bf16=allowed.bf16)
-    step = Operation(Kind.CONV2D, (0,), 1, params, data=data)
+        factor = found.factor
+    else:
+        kernel, factor = (spec.shape[2], spec.shape[3]), 1
+        shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
+        data = conv_data(weight, bias, family is not Family.DENSE)
+        params = shape.params(family=family, bf16=allowed.bf16)
+    step = Operation(Kind.CONV2D, (0,), 1, params, data=data, shuffle=factor)
     values = [Value(0, 0, inputs), Value(1, 0, outputs)]
     return pack([inputs, outputs], values, [step], 1, [1], allowed.isa)
