@@ -116,7 +116,7 @@ def compile(
         ctx = _context(settled.program, settled.task, settings, reporter)
     with clock.stage("cleaning the graph"):
         dense = run_passes(settled.program, ctx, transform.CLEAN)
-        target = ctx.target.fitted(dense)
+        target = ctx.target.fitted(dense, ctx.reference_size)
     if target is not ctx.target:
         reporter.note(f"note: {target.note}")
         ctx = dataclasses.replace(ctx, target=target)

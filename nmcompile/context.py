@@ -47,8 +47,13 @@ class Target(Protocol):
     threads: int | None
     precision: str
 
-    def fitted(self, program: Program) -> Target:
-        """What really runs that network: this backend, or the one it leaves the network to."""
+    def fitted(self, program: Program, size: tuple[int, int]) -> Target:
+        """What really runs that network: this backend, or the one it leaves the network to.
+
+        Args:
+            program: the dense network.
+            size: (H, W) of the input at which what could run it is compared.
+        """
 
     def kernel(self, layer: Layer, pattern: Pattern) -> str:
         """The kernel that would run a layer with that pattern (equal names: equal speed)."""

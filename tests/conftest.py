@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nmcompile import precision
+from nmcompile.backends import cpu
 from nmcompile.backends.cpu import CpuTarget
 from nmcompile.context import ConvSpec
 from nmcompile.pattern import DENSE, Pattern
@@ -32,6 +33,7 @@ def _steady_times(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """
     if request.node.get_closest_marker("real_times") is None:
         monkeypatch.setattr(CpuTarget, "latency_ms", _modelled_ms)
+        monkeypatch.setattr(cpu, "gain_of_regions", lambda *_: 1.5)
         monkeypatch.setattr(precision, "speed_ratio", lambda *_: 1.5)
 
 

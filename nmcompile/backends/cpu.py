@@ -13,6 +13,7 @@ import numpy as np
 from nmcompile.backends.as_conv import phases, transposed
 from nmcompile.backends.native import Allowed, UnsupportedError, lower
 from nmcompile.backends.onnx import OnnxTarget
+from nmcompile.backends.region_times import gain_of_regions
 from nmcompile.backends.regions import Region, find_regions
 from nmcompile.context import ConvSpec, Target
 from nmcompile.convs import read_conv
@@ -41,6 +42,8 @@ from nmcompile.runtime.native.program import NativeProgram
 FAMILIES = tuple(f"cpu:{isa}" for isa in CAPS)
 _SECONDS = 0.05
 _LEAST_RUNS = 5
+# Patterns gain time in native regions only, so that a tie of dense networks goes to them.
+_LEAST_GAIN = 0.95
 
 
 class CpuTarget:
@@ -84,15 +87,19 @@ class CpuTarget:
         """The same with another precision."""
         return CpuTarget(self.name, self.threads, precision, self._regions)
 
-    def fitted(self, program: Program) -> CpuTarget | OnnxTarget:
-        """This target, in regions if libnmk lacks an operation; ONNX Runtime if no region pays."""
+    def fitted(self, program: Program, size: tuple[int, int]) -> CpuTarget | OnnxTarget:
+        """This target, in regions if libnmk lacks an operation; ONNX Runtime if they do not pay."""
         try:
             lower(program)
         except UnsupportedError as error:
+            why = f"the native backend has no {error}"
             regions = find_regions(program)
             if any(region.runner == "native" for region in regions):
-                return CpuTarget(self.name, self.threads, self.precision, regions)
-            why = f"the native backend has no {error}, so ONNX Runtime runs the network"
+                gain = gain_of_regions(program, allowed_kernels(self), size, self.threads)
+                if gain >= _LEAST_GAIN:
+                    return CpuTarget(self.name, self.threads, self.precision, regions)
+                why += f" and native regions around it would take {1 / gain:.2f} times as long"
+            why += ", so ONNX Runtime runs the network"
             return OnnxTarget(self.name, self.threads, f"{OnnxTarget.note}; {why}")
         return self
 
@@ -191,17 +198,12 @@ def _single(spec: ConvSpec, pattern: Pattern, allowed: Allowed) -> bytes:
         )
         assert found is not None  # or the layer would be ONNX Runtime's
         params, data = phases(found, bias, family, allowed.bf16)
-        wide = len(found.weight)
-        steps = [
-            Operation(Kind.CONV2D, (0,), 1, params, data=data),
-            Operation(Kind.PIXEL_SHUFFLE, (1,), 2, (found.factor,)),
-        ]
-        values = [Value(0, 0, inputs), Value(1, 0, wide), Value(2, 0, outputs)]
-        return pack([inputs, wide, outputs], values, steps, 1, [2], allowed.isa)
-    kernel = (spec.shape[2], spec.shape[3])
-    shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
-    data = conv_data(weight, bias, family is not Family.DENSE)
-    params = shape.params(family=family, bf16=allowed.bf16)
-    step = Operation(Kind.CONV2D, (0,), 1, params, data=data)
+        factor = found.factor
+    else:
+        kernel, factor = (spec.shape[2], spec.shape[3]), 1
+        shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
+        data = conv_data(weight, bias, family is not Family.DENSE)
+        params = shape.params(family=family, bf16=allowed.bf16)
+    step = Operation(Kind.CONV2D, (0,), 1, params, data=data, shuffle=factor)
     values = [Value(0, 0, inputs), Value(1, 0, outputs)]
     return pack([inputs, outputs], values, [step], 1, [1], allowed.isa)

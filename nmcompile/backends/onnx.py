@@ -50,7 +50,7 @@ class OnnxTarget:
         self.threads = threads
         self.note = self.note if note is None else note
 
-    def fitted(self, program: Program) -> OnnxTarget:
+    def fitted(self, program: Program, size: tuple[int, int]) -> OnnxTarget:
         """This target: ONNX Runtime runs whatever ONNX can express."""
         return self
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,7 @@ class Step:
     alpha: float = 1.0
     beta: float = 1.0
     residual: Residual = Residual.NONE
+    shuffle: int = 1
 
 
 @dataclass(eq=False)
@@ -75,7 +77,7 @@ class Steps:
 
     def to_bytes(self, isa: Isa = Isa.BEST) -> bytes:
         """Gives every tensor its memory and packs the program for at most that family."""
-        steps = self._without_concats()
+        steps = _shuffled_in_store(self._without_concats(), self.outputs)
         tensors = [*self.inputs]
         for step in steps:
             tensors += [*step.inputs, step.output]
@@ -126,6 +128,24 @@ def _join(concat: Concat, computed: set[Tensor]) -> list[Step]:
     return copies
 
 
+def _shuffled_in_store(steps: list[Step], outputs: list[Tensor]) -> list[Step]:
+    """Convolutions whose result is only shuffled write it as the shuffle would."""
+    reads = Counter(tensor.place()[0] for step in steps for tensor in step.inputs)
+    reads.update(tensor.place()[0] for tensor in outputs)
+    makers = {step.output: step for step in steps if step.kind is Kind.CONV2D}
+    found: dict[Step, Step] = {}
+    for step in steps:
+        if step.kind is not Kind.PIXEL_SHUFFLE:
+            continue
+        conv, (source,) = makers.get(step.inputs[0]), step.inputs
+        # Where the image is part of a larger one, its strips may be others than the shuffle gives.
+        whole = source.parent is None and step.output.parent is None
+        if conv is not None and whole and reads[source] == 1 and not conv.residual:
+            found[step] = replace(conv, output=step.output, shuffle=step.params[0])
+    inside = {step.inputs[0] for step in found}
+    return [found.get(step, step) for step in steps if step.output not in inside]
+
+
 def _operation(step: Step, index: dict[Tensor, int]) -> Operation:
     return Operation(
         step.kind,
@@ -135,4 +155,5 @@ def _operation(step: Step, index: dict[Tensor, int]) -> Operation:
         (*step.limits, step.alpha, step.beta),
         step.data,
         step.activation,
+        step.shuffle,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAGIC = 0x504B4D4E
-_VERSION = 2
+_VERSION = 3
 _NONE = 0xFFFFFFFF
 _HEADER = struct.Struct("<IIQIIIIII")
 _VALUE = struct.Struct("<III")
@@ -130,6 +130,7 @@ class Operation:
         scalars: activation's two, then alpha and beta.
         data: weights, mask, bias, slopes; None where there is none.
         activation: what is applied to the result.
+        shuffle: factor of a pixel shuffle in a convolution's store; the output has its channels.
     """
 
     kind: Kind
@@ -139,6 +140,7 @@ class Operation:
     scalars: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     data: tuple[NDArray[np.generic] | None, ...] = ()
     activation: Activation = Activation.NONE
+    shuffle: int = 1
 
 
 def pack(
@@ -179,7 +181,7 @@ def _operation(operation: Operation, data: bytearray) -> bytes:
     inputs = [*operation.inputs, _NONE, _NONE][:2]
     params = [*operation.params, *[0] * 14][:14]
     return _OPERATION.pack(
-        operation.kind, *inputs, operation.output, operation.activation, 0,
+        operation.kind, *inputs, operation.output, operation.activation, operation.shuffle,
         *params, *operation.scalars, *extents,
     )  # fmt: skip
 

@@ -89,11 +89,11 @@ def everything() -> bytes:
     """A small program with every kind of operation."""
     shape, one = ConvShape((3, 3), padding=(1, 1, 1, 1)), ConvShape((1, 1))
     weight = noise(4, 4, 3, 3) * (noise(4, 4, 3, 3) > 0)
-    buffers = [4, 8, 4, 4, 1, 4, 4, 4, 4, 4, 4]
+    buffers = [4, 8, 4, 4, 1, 4, 4, 4, 4, 4, 4, 1]
     values = [
         Value(0, 0, 4), Value(1, 0, 4), Value(1, 4, 4), Value(1, 0, 8), Value(2, 0, 4),
         Value(3, 0, 4), Value(4, 0, 1), Value(5, 0, 4), Value(6, 0, 4), Value(7, 0, 4),
-        Value(8, 0, 4), Value(0, 1, 1), Value(9, 0, 4), Value(10, 0, 4),
+        Value(8, 0, 4), Value(0, 1, 1), Value(9, 0, 4), Value(10, 0, 4), Value(11, 0, 1),
     ]  # fmt: skip
     operations = [
         Operation(Kind.CONV2D, (0,), 1, shape.params(family=Family.SPARSE),
@@ -111,5 +111,7 @@ def everything() -> bytes:
         Operation(Kind.PAD, (10,), 12, (3, -1, 2, -1, int(Border.REFLECT))),
         Operation(Kind.BILINEAR, (10,), 13, (1, 2)),
         Operation(Kind.POINTWISE, (0, 11), 7, (int(Pointwise.QUOTIENT),)),
+        Operation(Kind.CONV2D, (8,), 14, one.params(),
+                  data=conv_data(noise(4, 4, 1, 1), None, False), shuffle=2),
     ]  # fmt: skip
-    return pack(buffers, values, operations, 1, [6, 10, 12, 13])
+    return pack(buffers, values, operations, 1, [6, 10, 12, 13, 14])

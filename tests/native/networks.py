@@ -27,7 +27,7 @@ WINDOWS = (
     ConvShape((3, 3), padding=SAME, groups=2),
 )
 STEPS = (
-    "conv", "conv", "conv", "down", "cropped", "pool", "shuffle", "nearest", "bilinear",
+    "conv", "conv", "conv", "down", "cropped", "pool", "shuffle", "stored", "nearest", "bilinear",
     "affine", "sum", "product", "gate", "concat", "again",
 )  # fmt: skip
 
@@ -69,12 +69,12 @@ class Net:
         """Weights that neither grow nor shrink what they are applied to much."""
         return (self.random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
-    def conv(self, source: int, shape: ConvShape, output: int) -> None:
-        """A convolution, sparse or dense, with a residual where there is one to add."""
-        inputs, outputs = self.channels(source), self.channels(output)
+    def conv(self, source: int, shape: ConvShape, output: int, factor: int = 1) -> None:
+        """A convolution, sparse or dense, plus a residual where there is one, or shuffled."""
+        inputs, outputs = self.channels(source), self.channels(output) * factor**2
         groups = shape.groups if inputs % shape.groups == outputs % shape.groups == 0 else 1
         shape = ConvShape(shape.kernel, shape.stride, shape.dilation, shape.padding, groups)
-        others = self.like(output)
+        others = self.like(output) if factor == 1 else []
         residual = Residual(int(self.random.integers(3)) if others else 0)
         operands = (source, self.pick(others)) if residual else (source,)
         weight = self.noise(outputs, inputs // groups, *shape.kernel)
@@ -83,6 +83,7 @@ class Net:
         self.operations.append(Operation(
             Kind.CONV2D, operands, output, shape.params(residual, Family(int(sparse))),
             data=conv_data(weight, self.noise(outputs), sparse), activation=Activation.RELU,
+            shuffle=factor,
         ))  # fmt: skip
 
     def like(self, value: int) -> list[int]:
@@ -114,7 +115,7 @@ class Net:
         """A step of that kind, if what is there allows one."""
         source = self.pick(self.ready)
         channels, size = self.channels(source), self.sizes[source]
-        scale = sum(part in ("shuffle", "nearest") for part in size)
+        scale = sum(part in ("shuffle", "stored", "nearest") for part in size)
         step = (kind, str(len(self.operations)))
         if kind == "conv":
             window = WINDOWS[self.random.integers(len(WINDOWS))]
@@ -132,6 +133,9 @@ class Net:
             output = self.new(channels // (4 if kind == "shuffle" else 1), (*size, *step))
             form = Kind.PIXEL_SHUFFLE if kind == "shuffle" else Kind.NEAREST
             self.operations.append(Operation(form, (source,), output, (2,)))
+        elif kind == "stored" and scale < 2:
+            window = WINDOWS[self.random.integers(len(WINDOWS))]
+            self.conv(source, window, self.new(4, (*size, *step)), 2)
         elif kind == "bilinear":
             model = self.pick([v for v in self.ready if self.channels(v) == channels])
             output = self.new(channels, self.sizes[model])

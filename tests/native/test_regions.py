@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import nmcompile
-from nmcompile.backends import make_target
+from nmcompile.backends import cpu, make_target
 from nmcompile.backends.native import Allowed
 from nmcompile.backends.region_parts import write_regions
+from nmcompile.backends.region_times import gain_of_regions
 from nmcompile.backends.regions import find_regions
 from nmcompile.budget import Budget
 from nmcompile.capture import capture
@@ -156,9 +157,25 @@ def test_layers_in_onnx_runtime_are_timed_there():
         def forward(self, x):
             return self.linear(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-    target = make_target("cpu", 1).fitted(capture(Tokens().eval(), channels=3))
+    target = make_target("cpu", 1).fitted(capture(Tokens().eval(), channels=3), (16, 16))
     assert target.executor == "regions"
     assert "2 aten.permute, 1 aten.linear" in target.note
+
+
+@pytest.mark.parametrize(("gain", "executor"), [(0.8, "onnxruntime"), (0.99, "regions")])
+def test_regions_that_take_longer_are_left_to_onnx_runtime(gain, executor, monkeypatch):
+    monkeypatch.setattr(cpu, "gain_of_regions", lambda *_: gain)
+    program = capture(Net(_between).eval(), channels=3)
+    target = make_target("cpu", 1).fitted(program, (16, 16))
+    assert target.executor == executor
+    said = "no aten.sin (sin) and native regions around it would take 1.25 times as long, so ONNX"
+    assert (said in target.note) == (executor == "onnxruntime")
+
+
+@pytest.mark.real_times
+def test_regions_are_timed_against_onnx_runtime():
+    program = capture(Net(_between).eval(), channels=3)
+    assert gain_of_regions(program, Allowed(), (16, 16), 1) > 0
 
 
 def _written(tmp_path):

@@ -51,8 +51,8 @@ def test_a_network_with_an_unknown_operation_is_left_to_onnx_runtime():
 
     target = make_target("cpu", 1)
     plain = capture(nn.Conv2d(3, 3, 3, padding=1).eval(), channels=3)
-    assert target.fitted(plain) is target
-    left = target.fitted(capture(Inverse().eval(), channels=3))
+    assert target.fitted(plain, (16, 16)) is target
+    left = target.fitted(capture(Inverse().eval(), channels=3), (16, 16))
     assert left.executor == "onnxruntime"
     assert "the native backend has no aten.fft_fft2" in left.note
 

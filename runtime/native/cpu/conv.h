@@ -56,6 +56,7 @@ struct Conv {
     int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x;
     int pad_left, pad_right, pad_top, pad_bottom;
     int groups, inputs, outputs;  // channels of one group
+    int shuffle;                  // factor of the pixel shuffle in its store
     int block;                    // input channels whose packed tiles fit L1
     Method method;
     int tile_rows, tile_columns;  // outputs of a full tile; rows in parallel come in tiles
@@ -96,7 +97,7 @@ struct ConvPlan {
     std::deque<Lanes> lanes;  // masks and gather offsets that the runs point at
 };
 
-ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, const View& output);
+ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, View output);
 
 struct ConvRun {
     const Conv* conv;
@@ -106,7 +107,8 @@ struct ConvRun {
     Epilogue epilogue;
 };
 
-// Computes output rows first <= y < stop, first a multiple of tile_rows; `scratch` as conv_scratch says.
+// Computes output rows first <= y < stop, multiples of shuffle and first of tile_rows * shuffle; `scratch` as
+// conv_scratch says.
 void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch);
 
 // Floats of scratch memory that one thread needs.

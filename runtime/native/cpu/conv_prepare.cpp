@@ -144,6 +144,7 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Ker
     conv.pad_left = p[kPadLeft], conv.pad_right = p[kPadRight];
     conv.pad_top = p[kPadTop], conv.pad_bottom = p[kPadBottom];
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
+    conv.shuffle = static_cast<int>(record.shuffle);
     const bool bf16 = p[kPrecision] == static_cast<int32_t>(Precision::bf16);
     conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, kernels);
     set_tile(conv, kernels);

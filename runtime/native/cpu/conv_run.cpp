@@ -59,7 +59,7 @@ Ahead look_ahead(const ConvRun& run, const Part& part, int64_t y, int64_t stop, 
     const bool last = tile + 1 == run.plan->tiles.size();
     const ColumnTile& next = run.plan->tiles[last ? 0 : tile + 1];
     Ahead ahead{};
-    if ((last && y + conv.tile_rows >= stop) || in.strip != run.output.strip * conv.stride_x) return ahead;
+    if ((last && y + conv.tile_rows >= stop) || in.strip * conv.shuffle != run.output.strip * conv.stride_x) return ahead;
     const int64_t reach = int64_t{conv.kernel_x - 1} * conv.dilation_x - conv.pad_left;
     const int64_t first = last ? 0 : next.first * conv.stride_x + reach;
     const int64_t end = std::min((next.first + next.columns) * conv.stride_x + reach, in.strip);
@@ -125,11 +125,7 @@ Scratch scratch_parts(const Conv& conv, const Kernels& kernels, float* from) {
 void compute_pairs(const Kernels& kernels, const Scratch& parts, const Part& part, const PackJob& pack,
                    TileJob job) {
     kernels.pack_pairs(pack);
-    const Epilogue whole = *job.epilogue;
-    Epilogue epilogue = whole;
-    job.epilogue = &epilogue;
-    float* const output = job.output;
-    const float* const residual = job.residual;
+    const int first = job.first;
     const ptrdiff_t row_step = job.row_step;
     for (const PairBlock& block : part.blocks) {
         job.tile = parts.tile, job.row_step = row_step;
@@ -139,14 +135,8 @@ void compute_pairs(const Kernels& kernels, const Scratch& parts, const Part& par
                              reinterpret_cast<uint32_t*>(parts.regrouped)});
             job.tile = parts.regrouped, job.row_step = kTileColumns * kernels.lanes;
         }
-        if (whole.bias != nullptr) epilogue.bias = whole.bias + block.first;
-        if (whole.activation.slopes != nullptr) {
-            epilogue.activation.slopes = whole.activation.slopes + block.first;
-        }
-        job.outputs = block.outputs, job.words = block.words.get(), job.pair_step = block.pair_step;
+        job.first = first + block.first, job.outputs = block.outputs, job.words = block.words.get(), job.pair_step = block.pair_step;
         job.tap_offsets = block.offsets.data(), job.tap_count = static_cast<int>(block.offsets.size());
-        job.output = output + block.first * job.output_channel;
-        job.residual = residual == nullptr ? nullptr : residual + block.first * job.residual_channel;
         kernels.conv_pairs(job);
     }
 }
@@ -171,7 +161,8 @@ void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, con
 
 }  // namespace
 
-ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, const View& output) {
+ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, View output) {
+    output.strip /= conv.shuffle;
     ConvPlan plan;
     // As even as possible: a narrow last tile would spend its time on broadcasts.
     const int64_t unit = conv.method == Method::winograd ? kWinogradBlock : 1;
@@ -220,14 +211,15 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
     job.block = conv.block;
     job.outputs = conv.outputs, job.channels = conv.inputs, job.tile_channel = conv.tile_channel;
     job.tap_offsets = conv.tap_offsets.data(), job.tap_count = static_cast<int>(conv.tap_offsets.size());
+    job.epilogue = &run.epilogue, job.shuffle = conv.shuffle;
     job.output_channel = run.output.plane, job.residual_channel = run.residual.plane;
 
-    for (int64_t y = first; y < stop; y += conv.tile_rows) {
+    stop /= conv.shuffle;
+    for (int64_t y = first / conv.shuffle; y < stop; y += conv.tile_rows) {
         job.rows = static_cast<int>(std::min<int64_t>(conv.tile_rows, stop - y));
-        const ptrdiff_t output = run.output.row_at(y), residual = run.residual.row_at(y);
-        for (int row = 0; row < job.rows; ++row) {
-            job.output_rows[row] = run.output.row_at(y + row) - output;
-            job.residual_rows[row] = run.residual.row_at(y + row) - residual;
+        for (int row = 0; row < job.rows; ++row) job.residual_rows[row] = run.residual.row_at(y + row);
+        for (int row = 0; row < job.rows * conv.shuffle; ++row) {
+            job.output_rows[row] = run.output.row_at(y * conv.shuffle + row);
         }
         // Rows that only further rows of output would need may not have been computed yet.
         const int64_t last = (y + job.rows - 1) * conv.stride_y + (conv.kernel_y - 1) * conv.dilation_y;
@@ -240,11 +232,7 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
         }
         for (int group = 0; group < conv.groups; ++group) {
             const Part& part = conv.parts[static_cast<size_t>(group)];
-            const int channel = group * conv.outputs;
-            Epilogue epilogue = run.epilogue;
-            if (epilogue.bias != nullptr) epilogue.bias += channel;
-            if (epilogue.activation.slopes != nullptr) epilogue.activation.slopes += channel;
-            job.epilogue = &epilogue;
+            job.first = group * conv.outputs;
             job.taps = part.taps.data(), job.counts = part.counts.data();
             job.input_blocks = part.input_blocks, job.weights = part.weights.get();
             pack.source = run.input.data + group * conv.inputs * run.input.plane;
@@ -256,10 +244,8 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
                 Ahead ahead = look_ahead(run, part, y, stop, pack.source, tile, parts.ahead_rows);
                 job.ahead = &ahead;
                 job.columns = columns.columns;
-                job.output = run.output.data + channel * run.output.plane + output + at;
-                job.residual = run.residual.data == nullptr
-                                   ? nullptr
-                                   : run.residual.data + channel * run.residual.plane + residual + at;
+                job.output = run.output.data + at * conv.shuffle;
+                job.residual = run.residual.data == nullptr ? nullptr : run.residual.data + at;
                 compute(*run.kernels, conv, parts, part, pack, job);
             }
         }

@@ -47,22 +47,25 @@ void pack(const PackJob& job) {
     }
 }
 
-// Sums of one output channel, still in L1 -> bias, activation and residual -> the output.
+// Sums of one output channel, still in L1 -> bias, activation and residual -> the output, shuffled.
 inline void finish_row(const float* sums, const TileJob& job, int channel, int row) {
     const Epilogue& e = *job.epilogue;
-    const Vec bias = spread(e.bias != nullptr ? e.bias[channel] : 0.0f), alpha = spread(e.alpha);
-    const float slope = e.activation.slopes != nullptr ? e.activation.slopes[channel] : e.activation.a;
-    float* output = job.output + channel * job.output_channel + job.output_rows[row];
+    const int own = job.first + channel, factor = job.shuffle, phases = factor * factor;
+    const int phase = own % phases;
+    const Vec bias = spread(e.bias != nullptr ? e.bias[own] : 0.0f), alpha = spread(e.alpha);
+    const float slope = e.activation.slopes != nullptr ? e.activation.slopes[own] : e.activation.a;
+    float* output = job.output + own / phases * job.output_channel +
+                    job.output_rows[row * factor + phase / factor] + phase % factor * L;
     const float* residual =
         job.residual == nullptr
             ? nullptr
-            : job.residual + channel * job.residual_channel + job.residual_rows[row];
+            : job.residual + own * job.residual_channel + job.residual_rows[row];
     for (int p = 0; p < job.columns; ++p) {
         Vec v = load(sums + p * L) + bias;
         if (e.residual == static_cast<int>(Residual::before)) v += load(residual + p * L);
         v = activate(v, e.activation, slope) * alpha;
         if (e.residual == static_cast<int>(Residual::after)) v += load(residual + p * L);
-        store(output + p * L, v);
+        store(output + p * factor * L, v);
     }
 }
 

@@ -9,7 +9,7 @@
 namespace nmk {
 
 constexpr uint32_t kMagic = 0x504b4d4e;  // "NMKP"
-constexpr uint32_t kFormatVersion = 2;
+constexpr uint32_t kFormatVersion = 3;
 constexpr uint32_t kNone = 0xffffffffu;
 
 // Families of kernels, each including those before it; a program made for one was timed with it.
@@ -38,7 +38,7 @@ struct OperationRecord {
     uint32_t inputs[2];   // values, or kNone
     uint32_t output;      // value
     uint32_t activation;  // Activation, applied last but for a residual that follows it
-    uint32_t reserved;
+    uint32_t shuffle;     // conv2d: factor of a pixel shuffle of its result, of which output has the channels; else 1
     int32_t params[14];
     float scalars[4];
     Extent data[4];

@@ -15,6 +15,7 @@ namespace nmk {
 
 constexpr int kTileRows = 2;     // rows of a tile
 constexpr int kMostRows = 4;     // of a tile of any kernel
+constexpr int kLargestFactor = 16;  // of what enlarges
 constexpr int kTileColumns = 6;  // most positions of a tile: 12 accumulators, 12 independent FMAs
 // Winograd's F(4x4, 3x3): blocks of 4 x 4 outputs from 6 x 6 inputs, and its points 0, +-near, +-far.
 constexpr int kWinogradBlock = 4, kWinogradSide = 6, kWinogradBlocks = 3;
@@ -111,8 +112,10 @@ struct TileJob {
     const uint32_t* words;
     ptrdiff_t pair_step;
     const Epilogue* epilogue;
+    int first;  // of these output channels, among all that the epilogue and output know
     float* output;
-    ptrdiff_t output_channel, output_rows[kMostRows];  // floats to the next channel, to each row
+    int shuffle;  // factor of a pixel shuffle: its rows and positions lie that much closer
+    ptrdiff_t output_channel, output_rows[kMostRows * kLargestFactor];  // floats to the next channel, to each row
     const float* residual;
     ptrdiff_t residual_channel, residual_rows[kMostRows];
 };

@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint32_t kMostRecords = 1 << 14;
 constexpr uint32_t kMostChannels = 1 << 14;
-constexpr int kLargestKernel = 64, kLargestStride = 16, kLargestDilation = 64, kLargestFactor = 16, kLargestPad = 1 << 16;
+constexpr int kLargestKernel = 64, kLargestStride = 16, kLargestDilation = 64, kLargestPad = 1 << 16;
 constexpr size_t kLargestTile = size_t{1} << 24;  // floats
 constexpr uint64_t kLargestWeight = uint64_t{1} << 28;
 
@@ -108,6 +108,8 @@ public:
         operation.record = record;
         require(record.output < program_.values.size(), "output of an operation");
         require(record.activation <= static_cast<uint32_t>(Activation::square_root), "activation");
+        const uint32_t most = operation.kind() == Kind::conv2d ? kLargestFactor : 1;
+        require(record.shuffle >= 1 && record.shuffle <= most, "factor");
         for (uint32_t input : record.inputs) check_input(record, input);
         require(record.inputs[0] != kNone, "an operation without input");
         switch (operation.kind()) {
@@ -121,9 +123,8 @@ public:
             case Kind::pad: check_pad(record); break;
             default: fail("kind of an operation");
         }
-        const auto channels = channels_of(record.output);
         if (record.activation == static_cast<uint32_t>(Activation::prelu)) {
-            operation.values[kSlopes] = data_.floats(record.data[kSlopes], channels, "slopes");
+            operation.values[kSlopes] = data_.floats(record.data[kSlopes], computed_channels(record), "slopes");
         }
         program_.operations.push_back(std::move(operation));
         written_[program_.values[record.output].buffer] = true;
@@ -134,6 +135,10 @@ public:
 
 private:
     uint32_t channels_of(uint32_t value) const { return program_.values[value].channels; }
+
+    uint32_t computed_channels(const OperationRecord& record) const {
+        return channels_of(record.output) * record.shuffle * record.shuffle;
+    }
 
     void check_input(const OperationRecord& record, uint32_t input) const {
         if (input == kNone) return;
@@ -153,13 +158,14 @@ private:
         const OperationRecord& record = operation.record;
         const int32_t* p = record.params;
         check_window(record);
-        const uint32_t in = channels_of(record.inputs[0]), out = channels_of(record.output);
+        const uint32_t in = channels_of(record.inputs[0]), out = computed_channels(record);
         require(p[kGroups] >= 1, "groups");
         const auto groups = static_cast<uint32_t>(p[kGroups]);
         require(in % groups == 0 && out % groups == 0, "groups");
         require(between(p[kResidual], 0, 2) && between(p[kFamily], 0, 2), "form of a convolution");
         require(between(p[kPrecision], 0, 1), "precision of a convolution");
         require((p[kResidual] != 0) == (record.inputs[1] != kNone), "residual");
+        require(record.shuffle == 1 || p[kResidual] == 0, "residual");
         if (record.inputs[1] != kNone) same_channels(record, 1);
 
         const uint64_t count = uint64_t{out} * (in / groups) * static_cast<uint64_t>(p[kKernelY]) *

@@ -21,8 +21,7 @@ int64_t floor_div(int64_t value, int64_t by) {
 int64_t Reach::before(int64_t stop) const {
     int64_t rows = 0;
     switch (form) {
-        case Form::window: rows = (stop - 1) * stride - pad + span; break;
-        case Form::enlarge: rows = floor_div(stop - 1, stride) + 1; break;
+        case Form::window: rows = floor_div(stop - 1, factor) * stride - pad + span; break;
         case Form::stretch:
             rows = stop > 0 ? blend(stop - 1, in, out, align_corners).high + 1 : floor_div(stop * in, out);
             break;
@@ -34,8 +33,7 @@ int64_t Reach::before(int64_t stop) const {
 int64_t Reach::first(int64_t y) const {
     int64_t row = 0;
     switch (form) {
-        case Form::window: row = y * stride - pad; break;
-        case Form::enlarge: row = y / stride; break;
+        case Form::window: row = y / factor * stride - pad; break;
         case Form::stretch: row = y < out ? blend(y, in, out, align_corners).low : in; break;
         case Form::size_only: return in;
     }
@@ -51,12 +49,13 @@ Reach reach_of(const Operation& operation, int input, int64_t in, int64_t out) {
             if (input == 1) break;  // the residual: row by row
             reach.stride = p[kStrideY], reach.pad = p[kPadTop];
             reach.span = int64_t{p[kKernelY] - 1} * p[kDilationY] + 1;
+            reach.factor = operation.record.shuffle;
             break;
         case Kind::max_pool:
             reach.stride = p[kStrideY], reach.pad = p[kPadTop], reach.span = p[kKernelY];
             break;
         case Kind::pixel_shuffle:
-        case Kind::nearest: reach.form = Reach::Form::enlarge, reach.stride = p[0]; break;
+        case Kind::nearest: reach.factor = p[0]; break;
         case Kind::bilinear:
             reach.form = input == 0 ? Reach::Form::stretch : Reach::Form::size_only;
             reach.align_corners = p[0] != 0;

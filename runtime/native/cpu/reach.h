@@ -7,9 +7,10 @@
 namespace nmk {
 
 struct Reach {
-    enum class Form { window, enlarge, stretch, size_only };
+    enum class Form { window, stretch, size_only };
     Form form = Form::window;
-    int64_t stride = 1, pad = 0, span = 1;  // of a window; stride is the factor of enlarge
+    int64_t stride = 1, pad = 0, span = 1;  // of a window
+    int64_t factor = 1;                     // by which what the window gives is enlarged
     int64_t in = 0, out = 0;                // heights
     bool align_corners = false;
 

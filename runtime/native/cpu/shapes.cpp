@@ -76,7 +76,8 @@ private:
                 if (record.inputs[1] != kNone && !(of(record.inputs[1]) == out)) {
                     throw Error("a residual has another size than what it is added to");
                 }
-                return out;
+                const auto factor = static_cast<int64_t>(record.shuffle);
+                return {out.height * factor, out.width * factor};
             }
             case Kind::max_pool: return windowed(operation, in);
             case Kind::pixel_shuffle:

@@ -85,9 +85,10 @@ int64_t Workspace::wanted_strip(const Program& program, const Operation& operati
     switch (operation.kind()) {
         case Kind::conv2d:
         case Kind::max_pool: {
-            const int64_t stride = operation.param(kStrideX);
+            const int64_t stride = operation.param(kStrideX), factor = record.shuffle;
             if (record.inputs[1] != kNone) return strip(record.inputs[1]);
-            return in % stride == 0 && in / stride >= least ? in / stride : least;
+            const int64_t fewest = ceil_div(out_width / factor, program.kernels->lanes);
+            return (in % stride == 0 && in / stride >= fewest ? in / stride : fewest) * factor;
         }
         case Kind::pixel_shuffle:
         case Kind::nearest: return in * operation.param(0);
@@ -119,7 +120,7 @@ bool Workspace::lay_strips(const Program& program, const std::vector<Shape>& siz
             const bool gathers = operation.kind() == Kind::max_pool || operation.kind() == Kind::bilinear ||
                                  operation.kind() == Kind::pad || operation.kind() == Kind::conv2d;
             const bool adds = operation.kind() == Kind::conv2d && record.inputs[1] != kNone;
-            if (adds || !(gathers || apart)) return false;
+            if (adds || !(gathers || apart) || known % record.shuffle != 0) return false;
         } else {
             known = wanted;
         }
@@ -156,8 +157,8 @@ Work Workspace::work_of(const Program& program, const Stage& stage) const {
     if (conv != nullptr) {
         const double weights = static_cast<double>(program.operations[stage.index].record.data[kWeights].bytes) / 4;
         const double products = conv->method == Method::winograd ? weights / 4 : weights;
-        work.row_cost += products * static_cast<double>(shapes_[out].width) / 16;
-        work.unit = conv->tile_rows;
+        work.row_cost += products * static_cast<double>(shapes_[out].width) / (16 * conv->shuffle * conv->shuffle);
+        work.unit = int64_t{conv->tile_rows} * conv->shuffle;
     }
     if (stage.slot != kNone) {
         const Slot& slot = stages.slots[stage.slot];
