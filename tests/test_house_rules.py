@@ -53,6 +53,7 @@ LAYERS = {
     "nmcompile.timing": LIGHT,
     "nmcompile.assumptions": COMPILE,
     "nmcompile.drop": COMPILE,
+    "nmcompile.finetuning": COMPILE,
     "nmcompile.lowering": COMPILE,
     "nmcompile.receipt": COMPILE,
     "nmcompile.precision": COMPILE,
