@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,18 @@ def calibrate(
     cut = np.stack(list(_cuts(training, crops, size, seed)))
     tensor = torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous() * interface.value_range
     return Calibration(tensor, tuple(_shrink(s, interface) for s in validation))
+
+
+def training_images(source: Source, validation: Sequence[Sample]) -> list[int]:
+    """Places of the images that a network may be trained on: none is held out for validation."""
+    held = {sample.name for sample in validation}
+    few = len(source.clean) < _HELD_OUT
+    return [index for index, name in enumerate(source.names) if few or name not in held]
+
+
+def training_part(sample: Sample, source: Source, interface: Interface) -> Sample:
+    """What may be trained on of such an image: its left where there are few images."""
+    return _parts(sample, 1, len(source.clean), interface)[0][0]
 
 
 def _gather(

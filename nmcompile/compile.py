@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -21,6 +22,7 @@ from nmcompile.capture import capture
 from nmcompile.context import Context
 from nmcompile.data import Source
 from nmcompile.engine import ExtraInput, check_writable, seal, writing
+from nmcompile.finetuning import fine_tune, remove_checkpoint, training_facts, with_checkpoint
 from nmcompile.lowering import make_manifest, write_parts
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
@@ -35,6 +37,8 @@ from nmcompile.runtime.engine import open_executor
 from nmcompile.runtime.executor import OrtExecutor, check_threads
 from nmcompile.showcase import showcase
 from nmcompile.tasks import Task
+from nmcompile.training.parallel import World, joined
+from nmcompile.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Settings:
         plan: patterns to take instead of searching, and the file they came from.
         channels, size, extras: the network's inputs; found by trial where None.
         value_range: 1.0 or 255.0; found by trial if None.
+        finetune: how the pruned network is trained; None: it is not.
+        never_train_on: folder of images that must not be trained or calibrated on.
         precision: fp32, bf16, or auto: the fastest that loses at most 0.02 dB.
         crops: how many calibration crops.
         threads: for the engine's timing; all cores if None.
@@ -72,6 +78,8 @@ class Settings:
     size: tuple[int, int] | None = None
     extras: tuple[ExtraInput, ...] | None = None
     value_range: float | None = None
+    finetune: Recipe | None = None
+    never_train_on: Path | None = None
     precision: str = "auto"
     crops: int = CROPS
     threads: int | None = None
@@ -97,10 +105,50 @@ def compile(
     Raises:
         NmcompileError: anything that the user can mend; nothing is left behind.
     """
-    settings = settings or Settings()
-    output = Path(output)
+    settings, output = settings or Settings(), Path(output)
     check_writable(output)
-    clock = _Clock(reporter)
+    if settings.finetune is None:
+        return _compile(model, output, settings, reporter, World())
+    recipe = with_checkpoint(settings.finetune, output)
+    settings = dataclasses.replace(settings, finetune=recipe)
+    with joined() as world:
+        engine = _compile(model, output, settings, reporter, world)
+    remove_checkpoint(recipe, output)
+    return engine
+
+
+def assist(
+    model: nn.Module | ExportedProgram, output: Path | str, settings: Settings | None = None
+) -> None:
+    """Trains along with the process that compiles: what torchrun's other processes do.
+
+    Takes what that process gives to `compile`; only training is shared, the rest is its own.
+    """
+    settings = settings or Settings()
+    if settings.finetune is None:
+        return
+    recipe = with_checkpoint(settings.finetune, Path(output))
+    with joined() as world:
+        opened = _open(model, settings, _Clock(SILENT))
+        fine_tune(opened.dense, _never, opened.source, recipe, opened.ctx, world)
+
+
+def _never() -> Program:
+    raise RuntimeError("only the process that compiles prunes")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The cleaned dense program, what its images come from, its context, and what was assumed."""
+
+    dense: Program
+    source: Source
+    ctx: Context
+    notes: list[str]
+
+
+def _open(model: nn.Module | ExportedProgram, settings: Settings, clock: _Clock) -> _Opened:
+    reporter = clock.reporter
     with clock.stage("capturing the network"):
         program = capture(
             model, settings.channels, settings.size, settings.extras, settings.value_range or 1.0
@@ -113,21 +161,60 @@ def compile(
     for note in notes:
         reporter.note(f"assumed: {note}")
     with clock.stage("reading images"):
+        source, left_out = _source(settings)
+        for note in left_out:
+            reporter.note(f"note: {note}")
+        notes.extend(left_out)
+        settings = dataclasses.replace(settings, source=source)
         ctx = _context(settled.program, settled.task, settings, reporter)
     with clock.stage("cleaning the graph"):
         dense = run_passes(settled.program, ctx, transform.CLEAN)
-        target = ctx.target.fitted(dense, ctx.reference_size)
+    return _Opened(dense, source, ctx, notes)
+
+
+def _compile(
+    model: nn.Module | ExportedProgram,
+    output: Path,
+    settings: Settings,
+    reporter: Reporter,
+    world: World,
+) -> Engine:
+    clock = _Clock(reporter)
+    opened = _open(model, settings, clock)
+    dense, ctx = opened.dense, opened.ctx
+    target = ctx.target.fitted(dense, ctx.reference_size)
     if target is not ctx.target:
-        reporter.note(f"note: {target.note}")
+        clock.reporter.note(f"note: {target.note}")
         ctx = dataclasses.replace(ctx, target=target)
     with clock.stage("settling the precision"):
         target, precision = settle_precision(dense, ctx, settings.precision)
         patterns = settings.patterns or target.default_patterns()
         ctx = dataclasses.replace(ctx, target=target, patterns=patterns)
     reporter.detail(f"precision {precision.chosen}: {precision.why}")
-    sparse = _prune(dense, ctx, settings, clock)
-    about = About(settings.name, precision, notes)
+    training = None
+    if settings.finetune is None:
+        sparse = _prune(dense, ctx, settings, clock)
+    else:
+        sparse, training = _train(opened, ctx, settings, clock, world)
+    about = About(settings.name, precision, opened.notes, training)
     return _write(output, dense, sparse, ctx, about, clock)
+
+
+def _train(
+    opened: _Opened, ctx: Context, settings: Settings, clock: _Clock, world: World
+) -> tuple[Program, dict[str, Any]]:
+    dense, recipe = opened.dense, settings.finetune
+    assert recipe is not None
+    with clock.stage("fine-tuning", bar=True):
+        trained = fine_tune(
+            dense,
+            lambda: _prune(dense, ctx, settings, clock),
+            opened.source,
+            recipe,
+            ctx,
+            world,
+        )
+    return trained.program, training_facts(trained, recipe, world)
 
 
 def _prune(dense: Program, ctx: Context, settings: Settings, clock: _Clock) -> Program:
@@ -190,6 +277,19 @@ def _context(program: Program, task: Task, settings: Settings, reporter: Reporte
     )
 
 
+def _source(settings: Settings) -> tuple[Source, list[str]]:
+    """The images to use, and what was left out of them."""
+    source = Source.fallback() if settings.source is None else settings.source
+    folder = settings.never_train_on
+    if folder is None:
+        return source, []
+    source, left_out = source.without(folder)
+    if not left_out:
+        return source, []
+    some = f"{len(left_out)} images of the data are in {folder} too, the first of them"
+    return source, [f"{some} {left_out[0]}: they were left out"]
+
+
 def _defaults(settings: Settings, program: Program) -> list[str]:
     """What was not asked for and not found out, but has an effect that the user must know."""
     notes = []
@@ -213,7 +313,7 @@ class _Clock:
     """Names each stage as it begins, and keeps how long it took."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+        self.reporter = reporter
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -223,6 +323,6 @@ class _Clock:
         if bar:
             yield
         else:
-            with self._reporter.stage(title):
+            with self.reporter.stage(title):
                 yield
         self.seconds[title] = time.perf_counter() - started

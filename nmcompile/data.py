@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from nmcompile.errors import NmcompileError
-from nmcompile.images import list_images, read_image
+from nmcompile.images import image_size, list_images, read_image
 from nmcompile.resize import imresize
 from nmcompile.tasks import Bytes, Floats, Task, as_channels, luma
 
@@ -78,17 +80,45 @@ class Source:
 
     def samples(self, task: Task, channels: int, scale: int) -> Iterator[Sample]:
         """Yields the samples for a network of that many channels and that scale."""
+        for index in range(len(self.clean)):
+            yield self.sample(index, task, channels, scale)
+
+    def sample(self, index: int, task: Task, channels: int, scale: int) -> Sample:
+        """One sample by its place; equal to the one that `samples` yields there."""
+        path = self.clean[index]
+        clean = read_image(path)
+        if clean.dtype != np.uint8:
+            raise NmcompileError(f"{path} has 16 bits; quality is judged on 8-bit images")
+        if self.degraded:
+            low = _given(self.degraded[index], task, channels, scale)
+        else:
+            clean, low = _made(path, clean, task, index, channels, scale)
+        return _sample(self.names[index], path, clean, low, task, channels, scale)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The samples' names, in order."""
         stems = Counter(path.stem for path in self.clean)
-        for index, path in enumerate(self.clean):
-            clean = read_image(path)
-            if clean.dtype != np.uint8:
-                raise NmcompileError(f"{path} has 16 bits; quality is judged on 8-bit images")
-            if self.degraded:
-                low = _given(self.degraded[index], task, channels, scale)
-            else:
-                clean, low = _made(path, clean, task, index, channels, scale)
-            name = path.stem if stems[path.stem] == 1 else path.name
-            yield _sample(name, path, clean, low, task, channels, scale)
+        return tuple(path.stem if stems[path.stem] == 1 else path.name for path in self.clean)
+
+    def without(self, folder: Path) -> tuple[Source, list[Path]]:
+        """The source less the clean images whose pixels a folder holds too, and those left out."""
+        others = [(image_size(path), path) for path in list_images(folder)]
+        sizes = {size for size, _ in others}
+        suspects = [path for path in self.clean if image_size(path) in sizes]
+        digests = {_digest(path) for _, path in others} if suspects else set()
+        left_out = [path for path in suspects if _digest(path) in digests]
+        kept = [index for index, path in enumerate(self.clean) if path not in left_out]
+        if not kept:
+            raise NmcompileError(f"{folder} holds every image of the data; give others to train on")
+        degraded = tuple(self.degraded[index] for index in kept) if self.degraded else ()
+        return Source(tuple(self.clean[index] for index in kept), degraded), left_out
+
+
+def _digest(path: Path) -> bytes:
+    """Equal for equal pixels, whatever the file's format."""
+    pixels = read_image(path)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -135,6 +135,13 @@ def list_images(folder: Path | str) -> list[Path]:
     return files
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as `read_image` gives it, from the file's first bytes."""
+    with _opened(path) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        return image.size if turned else image.size[::-1]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Opens an image file with Pillow; what goes wrong inside is the file's fault."""

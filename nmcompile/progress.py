@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Reporter:
@@ -40,6 +47,19 @@ class Reporter:
             yield lambda: progress.advance(task)
             if total is None:
                 progress.update(task, total=1, completed=1)
+
+    @contextmanager
+    def run(self, title: str, total: float) -> Iterator[Callable[[float, str], None]]:
+        """A long stage; the body says how far of `total` it has come, and where it stands."""
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[standing]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task(title, total=total, standing="")
+            yield lambda done, standing: progress.update(task, completed=done, standing=standing)
 
 
 SILENT = Reporter(quiet=True)

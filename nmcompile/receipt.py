@@ -39,11 +39,13 @@ class About:
         model: the model's name.
         precision: what the engine computes in, and why.
         assumed: what the user must know was assumed.
+        training: how the weights were fine-tuned; None if they were not.
     """
 
     model: str
     precision: Precision
     assumed: Sequence[str]
+    training: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "reference_size": list(plan.reference_size),
         "params": _params(done.sparse),
         "macs": {"dense": plan.dense_macs, "compiled": plan.macs},
+        "training": done.about.training,
         "engine_ms": _engine_ms(done, plan.reference_size),
         "quality": _quality(done, ctx),
         "verification": verify(done.engine, done.sparse, ctx),

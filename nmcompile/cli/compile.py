@@ -12,6 +12,7 @@ from nmcompile.errors import NmcompileError
 
 if TYPE_CHECKING:
     from nmcompile.compile import Settings
+    from nmcompile.training.recipe import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prune", choices=("obs", "magnitude"), default="obs",
         help="obs: second order (default); magnitude: for comparison",
     )  # fmt: skip
+    _add_training(parser)
     parser.add_argument(
         "--precision", default="auto", metavar="P",
         help="auto (default: the fastest that loses at most 0.02 dB), fp32 or bf16",
@@ -56,18 +58,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
 
 
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("fine-tuning (also under torchrun, on several processes)")
+    group.add_argument(
+        "--finetune", metavar="STEPS|TIME", help="train the pruned network: 600, 90s, 30m, 2h"
+    )
+    group.add_argument("--batch", type=int, metavar="N", help="patches a step (32)")
+    group.add_argument("--patch", type=int, metavar="PIXELS", help="side of a network input (40)")
+    group.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate")
+    group.add_argument("--seed", type=int, metavar="N", help="draws patches and noise (0)")
+    group.add_argument(
+        "--checkpoint", type=Path, metavar="DIR",
+        help="keep the state of training here (beside ENGINE, and removed when done)",
+    )  # fmt: skip
+    group.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    group.add_argument("--tensorboard", type=Path, metavar="DIR", help="write scalars here")
+    group.add_argument(
+        "--never-train-on", type=Path, metavar="DIR",
+        help="leave out images of --data whose pixels are in this folder too",
+    )  # fmt: skip
+
+
 def execute(args: argparse.Namespace) -> int:
     """Compiles and prints what was gained."""
     from nmcompile.cli.summary import print_summary
-    from nmcompile.compile import compile
+    from nmcompile.compile import assist, compile
     from nmcompile.engine import check_writable
-    from nmcompile.progress import Reporter
+    from nmcompile.progress import SILENT, Reporter
+    from nmcompile.training.parallel import World
 
     check_writable(args.output)
     settings = _settings(args)
-    reporter = Reporter(verbose=args.verbose)
+    helps = World.here().rank > 0
+    reporter = SILENT if helps else Reporter(verbose=args.verbose)
     with reporter.stage("opening the model"):
         model = options.open_model(args)
+    if helps:
+        assist(model, args.output, settings)
+        return 0
     engine = compile(model, args.output, settings, reporter)
     if args.save_plan:
         _save(args.save_plan, (engine.path / "plan.json").read_text())
@@ -99,6 +127,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         uniform=Pattern.parse(args.uniform) if args.uniform else None,
         prune=args.prune,
         plan=(Plan.load(args.plan), str(args.plan)) if args.plan else None,
+        finetune=_recipe(args),
+        never_train_on=args.never_train_on,
         precision=args.precision,
         value_range=options.read_range(args),
         crops=args.crops,
@@ -108,6 +138,22 @@ def _settings(args: argparse.Namespace) -> Settings:
         name=args.model.name,
         **more,
     )
+
+
+def _recipe(args: argparse.Namespace) -> Recipe | None:
+    from nmcompile.training.recipe import Recipe, read_length
+
+    names = ("batch", "patch", "lr", "seed", "checkpoint", "tensorboard", "resume")
+    given: dict[str, Any] = {
+        name: value for name in names if (value := getattr(args, name)) not in (None, False)
+    }
+    if args.finetune is None:
+        if given:
+            raise NmcompileError(
+                f"--{next(iter(given))} is about training; give --finetune STEPS|TIME with it"
+            )
+        return None
+    return Recipe(**{**given, **read_length(args.finetune)})
 
 
 def _patterns(text: str | None) -> Any:

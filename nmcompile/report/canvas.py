@@ -83,25 +83,7 @@ class Canvas:
 
     def svg(self) -> str:
         """The picture as an element of a page."""
-        stream = io.StringIO()
-        nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
-        with _settings(self.label), warnings.catch_warnings():
-            # The reader's font may well have the letter that matplotlib's lacks.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            self.figure.savefig(stream, format="svg", metadata=nothing, transparent=True)
-        text = stream.getvalue()
-        body = text[text.index(">", text.index("<svg")) + 1 :]
-        body = re.sub(r'fill="(#0100[0-9a-f]{2})"', r'style="fill: \1"', body)
-        body = re.sub(r"(?<=: )#0100([0-9a-f]{2})", _variable, body)
-        body = re.sub(r"font-family: [^;]*; ", "", body)
-        body = re.sub(r'<g id="tip-(\d+)">', self._tip, body)
-        body = re.sub(r'<g id="(figure|axes|patch|text|line2d)_\d+">', "<g>", body)
-        width, height = (round(pixels, 1) for pixels in self.size)
-        style = f"width: {width}px; min-width: {_SMALLEST * width:.0f}px"
-        return (
-            f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" '
-            f'aria-label="{html.escape(self.label)}">{body}'
-        )
+        return svg(self.figure, self.size, self.label, self.titles)
 
     def _rectangle(self, row: int, x: float, width: float, inset: float, **style: Any) -> None:
         from matplotlib.patches import Rectangle
@@ -120,8 +102,39 @@ class Canvas:
         self.titles.append(words)
         return f"tip-{len(self.titles) - 1}"
 
-    def _tip(self, found: re.Match[str]) -> str:
-        return f"<g><title>{html.escape(self.titles[int(found[1])])}</title>"
+
+def svg(figure: Figure, size: tuple[float, float], label: str, titles: Sequence[str] = ()) -> str:
+    """A figure drawn in the stand-in colours -> an element of a page, in the page's colours.
+
+    Args:
+        figure: at 72 dots per inch.
+        size: (width, height) in pixels.
+        label: for who cannot see it.
+        titles: what the groups `tip-0`, `tip-1`... say under the pointer.
+    """
+    stream = io.StringIO()
+    nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
+    with _settings(label), warnings.catch_warnings():
+        # The reader's font may well have the letter that matplotlib's lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(stream, format="svg", metadata=nothing, transparent=True)
+    text = stream.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = re.sub(r'fill="(#0100[0-9a-f]{2})"', r'style="fill: \1"', body)
+    body = re.sub(r"(?<=: )#0100([0-9a-f]{2})", _variable, body)
+    body = re.sub(r"font-family: [^;]*; ", "", body)
+    body = re.sub(
+        r'<g id="tip-(\d+)">',
+        lambda found: f"<g><title>{html.escape(titles[int(found[1])])}</title>",
+        body,
+    )
+    body = re.sub(r'<g id="(figure|axes|patch|text|line2d)_\d+">', "<g>", body)
+    width, height = (round(pixels, 1) for pixels in size)
+    style = f"width: {width}px; min-width: {_SMALLEST * width:.0f}px"
+    return (
+        f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" '
+        f'aria-label="{html.escape(label)}">{body}'
+    )
 
 
 def _settings(salt: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nmcompile.plan import Plan
-from nmcompile.report import crops, figures, numbers
+from nmcompile.report import crops, curve, figures, numbers
 from nmcompile.report.canvas import HEAT_STEPS
 from nmcompile.report.crops import Example
 from nmcompile.report.facts import Facts, part
@@ -68,6 +68,7 @@ def _view(plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]) -> d
     # The pictures go in as they are: matplotlib and the canvas have escaped what they wrote.
     heat, quality = figures.loss_map(plan), part(receipt, "quality")
     amplified, shown = _pictures(examples)
+    training = part(receipt, "training")
     assumed = [line for line in receipt.get("assumed") or () if line not in plan.notes]
     losses = {layer.name: layer.chosen.loss for layer in plan.layers if not layer.pattern.is_dense}
     return {
@@ -79,6 +80,8 @@ def _view(plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]) -> d
         "heat": heat,
         "heat_svg": Markup(heat.svg),
         "bars_svg": Markup(figures.mac_bars(plan)),
+        "training": training,
+        "training_svg": Markup(curve.training_curve(training["curve"] or [])),
         "heat_steps": range(1, HEAT_STEPS + 1),
         "losses": losses,
         "layers": [Facts(layer) for layer in receipt.get("layers") or ()],

@@ -1,0 +1,1 @@
+"""A pruned program, its dense original and images -> the program trained with its masks."""

@@ -1,0 +1,93 @@
+"""torchrun's environment -> the processes that train together, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nmcompile.errors import NmcompileError
+
+_PATIENCE = timedelta(days=1)  # the others wait while rank 0 measures and prunes
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together.
+
+    Attributes:
+        rank: which of them this is; 0 compiles, shows and writes.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def here(cls) -> World:
+        """As torchrun has set it in the environment; one process without torchrun."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    def share(self, batch: int) -> int:
+        """Patches a process takes of a batch."""
+        if batch % self.size:
+            raise NmcompileError(
+                f"--batch {batch} does not divide among {self.size} processes; give a multiple"
+            )
+        return batch // self.size
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, its gradients averaged over all processes in each backward run."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values = values / self.size
+        return values
+
+    def told(self, value: Any) -> Any:
+        """What rank 0 has for `value`; the others' is ignored."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, device=self.device("auto"))
+        return held[0]
+
+    def device(self, wanted: str) -> torch.device:
+        """Where this process trains: its own GPU, or the CPU."""
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted == "cuda":
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            return torch.device("cuda", local % max(1, torch.cuda.device_count()))
+        return torch.device(wanted)
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """All processes that torchrun started, connected; alone without torchrun."""
+    world = World.here()
+    if world.size == 1 or dist.is_initialized():
+        yield world
+        return
+    device = world.device("auto")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
