@@ -43,6 +43,8 @@ struct PairBlock {
 struct Part {
     std::vector<Tap> taps;
     std::vector<uint32_t> counts;
+    std::vector<int> used;       // Winograd: input channels that some output keeps
+    std::vector<uint32_t> kept;  // and which of these every WG outputs do, `counts` of each
     int64_t steps = 0;  // of a tile's computation, between which the next tiles' inputs are fetched
     int input_blocks = 1;
     Aligned<float> weights;
@@ -74,8 +76,9 @@ struct Conv {
     }
 };
 
-// Everything but the weights; the record has been checked.
-Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Kernels& kernels);
+// Everything but the prepared weights; the record has been checked.
+Conv make_conv(const OperationRecord& record, int inputs, int outputs,
+               const std::vector<float>& weights, const Kernels& kernels);
 
 // Prepares the weights [out][in/groups][kh][kw].
 void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& kernels);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "conv.h"
+#include "method.h"
 #include "pair_weights.h"
 #include "winograd_weights.h"
 
@@ -37,18 +38,6 @@ int phase_length(int kernel, int stride, int dilation, int size) {
 long cache_size(int name, long otherwise) {
     const long reported = sysconf(name);
     return reported > 0 ? reported : otherwise;
-}
-
-// The fastest kernel for what the record allows. Tiles of AMX beat everything; a dot product of two
-// halves the direct sum, Winograd's products are a quarter of it.
-Method best_method(const Conv& conv, Family family, bool bf16, const Kernels& kernels) {
-    const bool pairs = bf16 && kernels.pair_layout != PairLayout::none && family != Family::sparse;
-    if (family != Family::dense) return pairs ? Method::pairs : Method::sparse;
-    const bool fits = conv.kernel_y == 3 && conv.kernel_x == 3 && conv.stride_y == 1 &&
-                      conv.stride_x == 1 && conv.dilation_y == 1 && conv.dilation_x == 1;
-    if (pairs && kernels.pair_layout == PairLayout::tiles) return Method::pairs;
-    if (fits && winograd_pays(conv.inputs, conv.outputs, kernels)) return Method::winograd;
-    return pairs ? Method::pairs : Method::dense;
 }
 
 // Winograd's transformed inputs of a tile are read once for every WG outputs: they must stay in L2.
@@ -135,7 +124,8 @@ int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
 
 }  // namespace
 
-Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Kernels& kernels) {
+Conv make_conv(const OperationRecord& record, int inputs, int outputs,
+               const std::vector<float>& weights, const Kernels& kernels) {
     const int32_t* p = record.params;
     Conv conv{};
     conv.kernel_y = p[kKernelY], conv.kernel_x = p[kKernelX];
@@ -145,7 +135,7 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Ker
     conv.pad_top = p[kPadTop], conv.pad_bottom = p[kPadBottom];
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
     const bool bf16 = p[kPrecision] == static_cast<int32_t>(Precision::bf16);
-    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, kernels);
+    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, weights, kernels);
     set_tile(conv, kernels);
 
     const int tall = phase_length(conv.kernel_y, conv.stride_y, conv.dilation_y, conv.tile_rows);
@@ -177,7 +167,7 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
             case Method::sparse: set_sparse(conv, part, own, conv.block); break;
             case Method::dense: set_dense(conv, part, own, kernels.dense_group); break;
             case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;
-            case Method::winograd: set_winograd(conv, part.weights, own, kernels.winograd_group); break;
+            case Method::winograd: set_winograd(conv, part, own, kernels.winograd_group); break;
         }
         part.steps = steps(conv, part, kernels);
         for (const PairBlock& block : part.blocks) {

@@ -36,9 +36,9 @@ inline __attribute__((always_inline)) void gather_six(const float* m, ptrdiff_t 
     out[3] = (a * a * a) * near_gap + (b * b * b) * far_gap + load(m + 5 * step);
 }
 
-// A channel's packed tile -> its 36 vectors a block, in [spot][channel][block].
+// A channel's packed tile -> its 36 vectors a block, in [spot][used input][block].
 template <int P>
-inline void winograd_input(const WinogradJob& job, int channel) {
+inline void winograd_input(const WinogradJob& job, int place) {
     constexpr int columns = 4 * P + 2;
     alignas(4 * L) float upright[kSide * columns * L];
     Vec six[kSide];
@@ -46,7 +46,7 @@ inline void winograd_input(const WinogradJob& job, int channel) {
         spread_six(job.pack.tile + x * L, job.tile.row_step, six);
         for (int u = 0; u < kSide; ++u) store(upright + (u * columns + x) * L, six[u]);
     }
-    float* to = job.spots + static_cast<ptrdiff_t>(channel) * P * L;
+    float* to = job.spots + static_cast<ptrdiff_t>(place) * P * L;
     for (int u = 0; u < kSide; ++u) {
         for (int p = 0; p < P; ++p) {
             spread_six(upright + (u * columns + 4 * p) * L, L, six);
@@ -55,9 +55,10 @@ inline void winograd_input(const WinogradJob& job, int channel) {
     }
 }
 
-// WG outputs: at each spot a product of matrices, weights [spot][channel][WG].
+// WG outputs: at each spot a product of matrices, weights [spot][kept input][WG].
 template <int P>
-inline void winograd_products(const WinogradJob& job, const float* weight) {
+inline void winograd_products(const WinogradJob& job, const uint32_t* kept, int count,
+                              const float* weight) {
     for (int spot = 0; spot < kSpots; ++spot) {
         Vec sum[WG][P];
 #pragma GCC unroll 8
@@ -66,10 +67,11 @@ inline void winograd_products(const WinogradJob& job, const float* weight) {
             for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
         }
         const float* x = job.spots + spot * job.spot_step;
-        for (int channel = 0; channel < job.tile.channels; ++channel, x += P * L, weight += WG) {
+        for (int i = 0; i < count; ++i, weight += WG) {
+            const float* from = x + static_cast<size_t>(kept[i]) * (P * L);
             Vec inputs[P];
 #pragma GCC unroll 4
-            for (int p = 0; p < P; ++p) inputs[p] = load(x + p * L);
+            for (int p = 0; p < P; ++p) inputs[p] = load(from + p * L);
 #pragma GCC unroll 8
             for (int g = 0; g < WG; ++g) {
 #pragma GCC unroll 4
@@ -105,13 +107,17 @@ template <int P>
 void winograd_tile(const WinogradJob& job) {
     PackJob one = job.pack;
     one.channels = 1;
-    for (int channel = 0; channel < job.tile.channels; ++channel, one.source += one.source_channel) {
+    for (int i = 0; i < job.used_count; ++i) {
+        one.source = job.pack.source + job.used[i] * job.pack.source_channel;
         pack(one);
-        winograd_input<P>(job, channel);
+        winograd_input<P>(job, i);
     }
-    const ptrdiff_t group_weights = static_cast<ptrdiff_t>(kSpots) * job.tile.channels * WG;
-    for (int first = 0; first < job.tile.outputs; first += WG) {
-        winograd_products<P>(job, job.tile.weights + first / WG * group_weights);
+    const uint32_t *kept = job.kept, *kept_count = job.tile.counts;
+    const float* weights = job.tile.weights;
+    for (int first = 0; first < job.tile.outputs; first += WG, ++kept_count) {
+        const auto inputs = static_cast<int>(*kept_count);
+        winograd_products<P>(job, kept, inputs, weights);
+        kept += inputs, weights += kSpots * inputs * WG;
         const int count = job.tile.outputs - first < WG ? job.tile.outputs - first : WG;
         for (int g = 0; g < count; ++g) {
             for (int p = 0; p < P; ++p) {
