@@ -67,7 +67,7 @@ struct Conv {
     int pitch = 0;                    // vectors of a packed row
     ptrdiff_t tile_channel = 0;       // floats
 
-    int packed_channels = 0;          // of a tile: Winograd's kernel packs one at a time, others all
+    int packed_channels = 0;          // of a tile; Winograd's kernel packs none
     int pair_padding = 0;             // of those, zeros that fill a tile of AMX
     size_t most_picks = 0;
 

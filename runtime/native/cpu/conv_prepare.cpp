@@ -51,7 +51,7 @@ void set_tile(Conv& conv, const Kernels& kernels) {
         conv.packed_channels = pairs + conv.pair_padding;
     }
     if (conv.method != Method::winograd) return;
-    conv.packed_channels = 1;
+    conv.packed_channels = 0;
     const long block = static_cast<long>(kWinogradSide * kWinogradSide * conv.inputs * kernels.lanes) * 4;
     const auto blocks = static_cast<int>(std::clamp<long>(level2 / 2 / block, 1, kWinogradBlocks));
     conv.tile_rows = kWinogradBlock, conv.tile_columns = blocks * kWinogradBlock;
