@@ -17,6 +17,9 @@ from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Choice, Layer, Plan
 from nmcompile.program import Program
 
+# Of dense time, what a pattern must stay below: times vary by more than the rest.
+_GAINS = 0.98
+
 
 @compiler_pass(needs={"sensitivity"}, gives={"patterns"}, changes="nothing")
 def assign_patterns(program: Program, ctx: Context) -> Program:
@@ -36,14 +39,14 @@ def assign_patterns(program: Program, ctx: Context) -> Program:
 
 def within_loss(plan: Plan, limit: float) -> Plan:
     """The cheapest patterns whose losses sum to at most `limit`."""
-    quantity = cost_quantity(plan)
+    quantity, offered = cost_quantity(plan), _gaining(plan)
     table = [
         [Option(_cost(choice, quantity), choice.loss or 0.0) for choice in layer.choices]
-        for layer in plan.layers
+        for layer in offered.layers
     ]
     chosen = solve(table, limit)
     assert chosen is not None, "dense loses nothing, so a loss limit can always be met"
-    return _assigned(plan, chosen, f"least {quantity} within a summed loss of {limit:.3g}")
+    return _assigned(plan, offered, chosen, f"least {quantity} within a summed loss of {limit:.3g}")
 
 
 def cost_quantity(plan: Plan) -> str:
@@ -69,34 +72,34 @@ def _within_cost(plan: Plan, budget: Budget) -> Plan:
     chosen = solve(table, limit)
     if chosen is None:
         raise NmcompileError(_impossible(budget, least_cost(table), dense, cost_quantity(plan)))
-    assigned = _assigned(offered, chosen, f"least loss within {budget}")
-    return plan.assign(
-        {layer.name: layer.pattern for layer in assigned.layers},
-        {layer.name: layer.reason for layer in assigned.layers},
-    )
+    return _assigned(plan, offered, chosen, f"least loss within {budget}")
 
 
 def _pays(layer: Layer, choice: Choice) -> bool:
-    """Whether a choice is dense or measured faster than dense."""
+    """Whether a choice is dense or measured faster than dense, by more than times vary."""
     dense = layer.choices[0]
     if choice is dense or choice.latency_ms is None or dense.latency_ms is None:
         return True
-    return choice.latency_ms < dense.latency_ms
+    return choice.latency_ms < _GAINS * dense.latency_ms
 
 
-def _paying(plan: Plan, budget: Budget) -> Plan:
-    """The plan without choices that cost quality and gain no time, if the budget allows that.
-
-    Only a budget in MACs can want one: the other budgets' optimum never holds it.
-    """
-    if budget.quantity != "macs" or cost_quantity(plan) != "latency":
+def _gaining(plan: Plan) -> Plan:
+    """The plan without choices that cost quality and gain no time, where patterns change times."""
+    if cost_quantity(plan) != "latency":
         return plan
-    kept = plan.with_layers(
+    return plan.with_layers(
         dataclasses.replace(
             layer, choices=tuple(choice for choice in layer.choices if _pays(layer, choice))
         )
         for layer in plan.layers
     )
+
+
+def _paying(plan: Plan, budget: Budget) -> Plan:
+    """The same, unless a budget in MACs cannot be met without such choices."""
+    kept = _gaining(plan)
+    if budget.quantity != "macs":
+        return kept
     least = sum(min(choice.macs for choice in layer.choices) for layer in kept.layers)
     limit = budget.limit * (plan.dense_macs if budget.unit == "x" else 1)
     return kept if least <= limit else plan
@@ -137,11 +140,12 @@ def _cost(choice: Choice, quantity: str) -> float:
     return float(choice.macs) if quantity == "macs" else float(choice.latency_ms or 0.0)
 
 
-def _assigned(plan: Plan, chosen: list[int], why: str) -> Plan:
+def _assigned(plan: Plan, offered: Plan, chosen: list[int], why: str) -> Plan:
+    """The plan with the choices of those numbers among the ones that were offered."""
     patterns: dict[str, Pattern] = {}
     reasons: dict[str, str] = {}
-    for layer, index in zip(plan.layers, chosen, strict=True):
-        patterns[layer.name] = layer.choices[index].pattern
+    for layer, few, index in zip(plan.layers, offered.layers, chosen, strict=True):
+        patterns[layer.name] = few.choices[index].pattern
         if len(layer.choices) > 1:
             reasons[layer.name] = why if index else f"dense is best: {why}"
     return plan.assign(patterns, reasons)

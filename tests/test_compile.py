@@ -93,6 +93,12 @@ def test_every_budget_and_uniform(tmp_path: Path) -> None:
     plan = Plan.load(tmp_path / "uniform/plan.json")
     assert [str(x.pattern) for x in plan.layers] == ["dense", "2:4", "dense"]
 
+    uniform = dataclasses.replace(SETTINGS, uniform=Pattern.parse("8x8:16k"))
+    nmcompile.compile(_Enlarge(), tmp_path / "whole", uniform)
+    _, row, _ = json.loads((tmp_path / "whole/receipt.json").read_text())["layers"]
+    assert (row["pattern"], row["valid"]) == ("8x8:16k", True)
+    assert ".nm-8x8:16k." in row["kernel"]
+
     latency = dataclasses.replace(
         SETTINGS, target="onnx", budget=Budget.parse("latency=0.5x"), threads=1
     )

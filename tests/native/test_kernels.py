@@ -20,7 +20,7 @@ from tests.native import reference
 from tests.native.build import check, isas, noise, pruned, single
 
 CHANNELS = (1, 3, 16, 48, 52, 64, 65)
-PATTERNS = tuple(map(Pattern.parse, ("dense", "2:4", "4:16", "1:8")))
+PATTERNS = tuple(map(Pattern.parse, ("dense", "2:4", "4:16", "1:8", "8x2:4k", "4x1:4k")))
 SIZES = tuple((height, width) for height in (1, 2, 7) for width in (1, 2, 15, 16, 17, 33, 70))
 SAME = (1, 1, 1, 1)
 
@@ -176,6 +176,55 @@ def test_moments(isa, size, params):
     x = noise(2, 5, *size) + 10
     packed = single(Kind.MOMENTS, [5], 5, params=params)
     check(packed, [x], reference.moments(x.astype(float), params[0] == 1, params[1]), 2)
+
+
+def _reached(weight, channel):
+    """Where a NaN in one input channel at (9, 21) comes out of a 3x3 convolution."""
+    x = noise(1, weight.shape[1], 20, 50)
+    x[0, channel, 9, 21] = np.nan
+    packed = single(
+        Kind.CONV2D, [weight.shape[1]], len(weight), data=conv_data(weight, None, True),
+        params=ConvShape((3, 3), padding=SAME).params(family=Family.SPARSE),
+    )  # fmt: skip
+    return np.isnan(NativeProgram(packed).run([x])[0][0])
+
+
+@pytest.mark.parametrize("text", ["8x2:4k", "8x1:4k", "8x1:16k"])
+def test_what_no_output_of_a_group_keeps_does_not_reach_it(isa, text):
+    weight = pruned(Pattern.parse(text), (40, 32, 3, 3))
+    weight[:8, 3], weight[:, 5], weight[16:24] = 1, 0, 0
+    keeps = (weight != 0).any((2, 3))
+    for channel in (3, 5):
+        reached = _reached(weight, channel).any((1, 2))
+        assert np.array_equal(reached, keeps[:, channel])
+    _check_3x3(weight)
+
+
+def test_whole_kernels_go_by_winograds_products_and_others_by_the_direct_sum(isa):
+    """A NaN in Winograd's block of 6 x 6 inputs reaches all of its outputs, else 3 x 3 of them."""
+    for text, direct in (("8x2:4k", False), ("8x1:8k", False), ("2:4", False), ("1:8", True)):
+        weight = pruned(Pattern.parse(text), (64, 64, 3, 3))
+        weight[8:16, 7] = 1
+        rows, columns = (np.flatnonzero(_reached(weight, 7)[9].any(axis)) for axis in (1, 0))
+        assert (rows.tolist() == [8, 9, 10] and columns.tolist() == [20, 21, 22]) == direct, text
+
+
+def test_a_layer_without_weights_gives_its_bias(isa):
+    _check_3x3(np.zeros((20, 16, 3, 3), np.float32))
+
+
+def _check_3x3(weight):
+    shape, bias, x = (
+        ConvShape((3, 3), padding=SAME),
+        noise(len(weight)),
+        noise(1, weight.shape[1], 9, 21),
+    )
+    packed = single(
+        Kind.CONV2D, [weight.shape[1]], len(weight), data=conv_data(weight, bias, True),
+        params=shape.params(family=Family.SPARSE),
+    )  # fmt: skip
+    expected = reference.conv2d(x.astype(float), weight.astype(float), bias.astype(float), shape)
+    check(packed, [x], expected, 2)
 
 
 def test_nan_comes_through_where_it_belongs(isa):

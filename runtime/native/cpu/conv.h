@@ -43,6 +43,8 @@ struct PairBlock {
 struct Part {
     std::vector<Tap> taps;
     std::vector<uint32_t> counts;
+    std::vector<int> used;       // Winograd: input channels that some output keeps
+    std::vector<uint32_t> kept;  // and which of these every WG outputs do, `counts` of each
     int64_t steps = 0;  // of a tile's computation, between which the next tiles' inputs are fetched
     int input_blocks = 1;
     Aligned<float> weights;
@@ -66,7 +68,7 @@ struct Conv {
     int pitch = 0;                    // vectors of a packed row
     ptrdiff_t tile_channel = 0;       // floats
 
-    int packed_channels = 0;          // of a tile: Winograd's kernel packs one at a time, others all
+    int packed_channels = 0;          // of a tile; Winograd's kernel packs none
     int pair_padding = 0;             // of those, zeros that fill a tile of AMX
     size_t most_picks = 0;
 
@@ -75,8 +77,9 @@ struct Conv {
     }
 };
 
-// Everything but the weights; the record has been checked.
-Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Kernels& kernels);
+// Everything but the prepared weights; the record has been checked.
+Conv make_conv(const OperationRecord& record, int inputs, int outputs,
+               const std::vector<float>& weights, const Kernels& kernels);
 
 // Prepares the weights [out][in/groups][kh][kw].
 void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& kernels);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "conv.h"
+#include "method.h"
 #include "pair_weights.h"
 #include "winograd_weights.h"
 
@@ -39,18 +40,6 @@ long cache_size(int name, long otherwise) {
     return reported > 0 ? reported : otherwise;
 }
 
-// The fastest kernel for what the record allows. Tiles of AMX beat everything; a dot product of two
-// halves the direct sum, Winograd's products are a quarter of it.
-Method best_method(const Conv& conv, Family family, bool bf16, const Kernels& kernels) {
-    const bool pairs = bf16 && kernels.pair_layout != PairLayout::none && family != Family::sparse;
-    if (family != Family::dense) return pairs ? Method::pairs : Method::sparse;
-    const bool fits = conv.kernel_y == 3 && conv.kernel_x == 3 && conv.stride_y == 1 &&
-                      conv.stride_x == 1 && conv.dilation_y == 1 && conv.dilation_x == 1;
-    if (pairs && kernels.pair_layout == PairLayout::tiles) return Method::pairs;
-    if (fits && winograd_pays(conv.inputs, conv.outputs, kernels)) return Method::winograd;
-    return pairs ? Method::pairs : Method::dense;
-}
-
 // Winograd's transformed inputs of a tile are read once for every WG outputs: they must stay in L2.
 void set_tile(Conv& conv, const Kernels& kernels) {
     static const long level2 = cache_size(_SC_LEVEL2_CACHE_SIZE, 262144);
@@ -62,7 +51,7 @@ void set_tile(Conv& conv, const Kernels& kernels) {
         conv.packed_channels = pairs + conv.pair_padding;
     }
     if (conv.method != Method::winograd) return;
-    conv.packed_channels = 1;
+    conv.packed_channels = 0;
     const long block = static_cast<long>(kWinogradSide * kWinogradSide * conv.inputs * kernels.lanes) * 4;
     const auto blocks = static_cast<int>(std::clamp<long>(level2 / 2 / block, 1, kWinogradBlocks));
     conv.tile_rows = kWinogradBlock, conv.tile_columns = blocks * kWinogradBlock;
@@ -135,7 +124,8 @@ int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
 
 }  // namespace
 
-Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Kernels& kernels) {
+Conv make_conv(const OperationRecord& record, int inputs, int outputs,
+               const std::vector<float>& weights, const Kernels& kernels) {
     const int32_t* p = record.params;
     Conv conv{};
     conv.kernel_y = p[kKernelY], conv.kernel_x = p[kKernelX];
@@ -146,7 +136,7 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Ker
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
     conv.shuffle = static_cast<int>(record.shuffle);
     const bool bf16 = p[kPrecision] == static_cast<int32_t>(Precision::bf16);
-    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, kernels);
+    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, weights, kernels);
     set_tile(conv, kernels);
 
     const int tall = phase_length(conv.kernel_y, conv.stride_y, conv.dilation_y, conv.tile_rows);
@@ -178,7 +168,7 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
             case Method::sparse: set_sparse(conv, part, own, conv.block); break;
             case Method::dense: set_dense(conv, part, own, kernels.dense_group); break;
             case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;
-            case Method::winograd: set_winograd(conv, part.weights, own, kernels.winograd_group); break;
+            case Method::winograd: set_winograd(conv, part, own, kernels.winograd_group); break;
         }
         part.steps = steps(conv, part, kernels);
         for (const PairBlock& block : part.blocks) {

@@ -145,7 +145,8 @@ void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, con
              const PackJob& pack, const TileJob& job) {
     switch (conv.method) {
         case Method::winograd:
-            kernels.conv_winograd({pack, job, parts.spots, parts.spot_step, parts.products});
+            kernels.conv_winograd({pack, job, part.used.data(), static_cast<int>(part.used.size()),
+                                   part.kept.data(), parts.spots, parts.spot_step, parts.products});
             break;
         case Method::pairs: compute_pairs(kernels, parts, part, pack, job); break;
         case Method::sparse:

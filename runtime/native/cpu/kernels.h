@@ -123,8 +123,11 @@ struct TileJob {
 // A tile of 4 rows and up to kWinogradBlocks blocks; its inputs are packed a channel at a time.
 struct WinogradJob {
     PackJob pack;
-    TileJob tile;        // weights [outputs / WG][36][channels][WG]; partial 4 x 12 vectors
-    float* spots;        // [36][channels][blocks] vectors, spot_step floats from one to the next
+    TileJob tile;        // weights [outputs / WG][36][counts of it][WG]; partial 4 x 12 vectors
+    const int* used;     // the input channels that some output keeps
+    int used_count;
+    const uint32_t* kept;  // by WG outputs, as many as counts says: places in `used`
+    float* spots;        // [36][used][blocks] vectors, spot_step floats from one to the next
     ptrdiff_t spot_step;
     float* products;     // [WG][blocks][36] vectors
 };

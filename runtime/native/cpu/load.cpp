@@ -174,7 +174,7 @@ private:
         operation.values[kBias] = data_.floats_or_none(record.data[kBias], out, "size of a bias");
         const std::vector<float> weights = unpack(data_, record, count);
         auto conv = std::make_unique<Conv>(
-            make_conv(record, static_cast<int>(in), static_cast<int>(out), *program_.kernels));
+            make_conv(record, static_cast<int>(in), static_cast<int>(out), weights, *program_.kernels));
         require(conv->tile_floats() <= kLargestTile, "a convolution with too large a window");
         set_weights(*conv, weights, *program_.kernels);
         operation.conv = std::move(conv);

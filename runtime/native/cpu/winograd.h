@@ -9,19 +9,17 @@ namespace NMK_SPACE {
 constexpr int WG = NMK_WINOGRAD_GROUP;
 constexpr int kSide = kWinogradSide, kSpots = kSide * kSide;
 
-// B^T d of six vectors, `step` floats apart.
-inline __attribute__((always_inline)) void spread_six(const float* d, ptrdiff_t step, Vec* out) {
+// B^T d of six vectors, in their place.
+inline __attribute__((always_inline)) void spread_six(Vec* d) {
     constexpr float a = kWinogradNear, b = kWinogradFar, aa = a * a, bb = b * b;
-    const Vec d0 = load(d), d1 = load(d + step), d2 = load(d + 2 * step), d3 = load(d + 3 * step),
-              d4 = load(d + 4 * step), d5 = load(d + 5 * step);
-    const Vec near_even = d4 - bb * d2, near_odd = d3 - bb * d1;
-    const Vec far_even = d4 - aa * d2, far_odd = d3 - aa * d1;
-    out[0] = (aa * bb) * d0 - ((aa + bb) * d2 - d4);
-    out[1] = near_even + a * near_odd;
-    out[2] = near_even - a * near_odd;
-    out[3] = far_even + b * far_odd;
-    out[4] = far_even - b * far_odd;
-    out[5] = (aa * bb) * d1 - ((aa + bb) * d3 - d5);
+    const Vec near_even = d[4] - bb * d[2], near_odd = d[3] - bb * d[1];
+    const Vec far_even = d[4] - aa * d[2], far_odd = d[3] - aa * d[1];
+    d[0] = (aa * bb) * d[0] - ((aa + bb) * d[2] - d[4]);
+    d[5] = (aa * bb) * d[1] - ((aa + bb) * d[3] - d[5]);
+    d[1] = near_even + a * near_odd;
+    d[2] = near_even - a * near_odd;
+    d[3] = far_even + b * far_odd;
+    d[4] = far_even - b * far_odd;
 }
 
 // A^T m of six vectors, `step` floats apart.
@@ -36,28 +34,57 @@ inline __attribute__((always_inline)) void gather_six(const float* m, ptrdiff_t 
     out[3] = (a * a * a) * near_gap + (b * b * b) * far_gap + load(m + 5 * step);
 }
 
-// A channel's packed tile -> its 36 vectors a block, in [spot][channel][block].
+// A column of six rows (null: zeros), read as `read` says -> the same column of B^T d.
+template <int Columns, class Read>
+inline __attribute__((always_inline)) void spread_column(float* to, const float* const* rows, Read read) {
+    Vec six[kSide];
+#pragma GCC unroll 6
+    for (int u = 0; u < kSide; ++u) six[u] = rows[u] == nullptr ? Vec{} : read(rows[u]);
+    spread_six(six);
+#pragma GCC unroll 6
+    for (int u = 0; u < kSide; ++u) store(to + u * Columns * L, six[u]);
+}
+
+// A channel -> its 36 vectors a block, in [spot][used input][block].
 template <int P>
-inline void winograd_input(const WinogradJob& job, int channel) {
+inline void winograd_input(const WinogradJob& job, int place) {
     constexpr int columns = 4 * P + 2;
     alignas(4 * L) float upright[kSide * columns * L];
-    Vec six[kSide];
-    for (int x = 0; x < columns; ++x) {
-        spread_six(job.pack.tile + x * L, job.tile.row_step, six);
-        for (int u = 0; u < kSide; ++u) store(upright + (u * columns + x) * L, six[u]);
+    const float* source = job.pack.source + job.used[place] * job.pack.source_channel;
+    const float* rows[kSide];
+    for (int u = 0; u < kSide; ++u) {
+        rows[u] = job.pack.source_rows[u] < 0 ? nullptr : source + job.pack.source_rows[u];
     }
-    float* to = job.spots + static_cast<ptrdiff_t>(channel) * P * L;
+    for (int i = 0; i < job.pack.run_count; ++i) {
+        const Run& run = job.pack.runs[i];
+        float* to = upright + run.target * L;
+        if (run.gather != nullptr) {
+            spread_column<columns>(to, rows, [&](const float* row) { return gathered(row, run.gather); });
+        } else if (run.mask != nullptr) {
+            spread_column<columns>(
+                to, rows, [&](const float* row) { return masked(load_loose(row + run.source), run.mask); });
+        } else {
+            for (int v = 0; v < run.count; ++v, to += L) {
+                const ptrdiff_t at = run.source + v * L;
+                spread_column<columns>(to, rows, [&](const float* row) { return load(row + at); });
+            }
+        }
+    }
+    float* to = job.spots + static_cast<ptrdiff_t>(place) * P * L;
     for (int u = 0; u < kSide; ++u) {
         for (int p = 0; p < P; ++p) {
-            spread_six(upright + (u * columns + 4 * p) * L, L, six);
+            Vec six[kSide];
+            for (int v = 0; v < kSide; ++v) six[v] = load(upright + (u * columns + 4 * p + v) * L);
+            spread_six(six);
             for (int v = 0; v < kSide; ++v) store(to + (u * kSide + v) * job.spot_step + p * L, six[v]);
         }
     }
 }
 
-// WG outputs: at each spot a product of matrices, weights [spot][channel][WG].
+// WG outputs: at each spot a product of matrices, weights [spot][kept input][WG].
 template <int P>
-inline void winograd_products(const WinogradJob& job, const float* weight) {
+inline void winograd_products(const WinogradJob& job, const uint32_t* kept, int count,
+                              const float* weight) {
     for (int spot = 0; spot < kSpots; ++spot) {
         Vec sum[WG][P];
 #pragma GCC unroll 8
@@ -66,10 +93,11 @@ inline void winograd_products(const WinogradJob& job, const float* weight) {
             for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
         }
         const float* x = job.spots + spot * job.spot_step;
-        for (int channel = 0; channel < job.tile.channels; ++channel, x += P * L, weight += WG) {
+        for (int i = 0; i < count; ++i, weight += WG) {
+            const float* from = x + static_cast<size_t>(kept[i]) * (P * L);
             Vec inputs[P];
 #pragma GCC unroll 4
-            for (int p = 0; p < P; ++p) inputs[p] = load(x + p * L);
+            for (int p = 0; p < P; ++p) inputs[p] = load(from + p * L);
 #pragma GCC unroll 8
             for (int g = 0; g < WG; ++g) {
 #pragma GCC unroll 4
@@ -103,15 +131,13 @@ inline void winograd_output(const float* products, float* sums) {
 
 template <int P>
 void winograd_tile(const WinogradJob& job) {
-    PackJob one = job.pack;
-    one.channels = 1;
-    for (int channel = 0; channel < job.tile.channels; ++channel, one.source += one.source_channel) {
-        pack(one);
-        winograd_input<P>(job, channel);
-    }
-    const ptrdiff_t group_weights = static_cast<ptrdiff_t>(kSpots) * job.tile.channels * WG;
-    for (int first = 0; first < job.tile.outputs; first += WG) {
-        winograd_products<P>(job, job.tile.weights + first / WG * group_weights);
+    for (int i = 0; i < job.used_count; ++i) winograd_input<P>(job, i);
+    const uint32_t *kept = job.kept, *kept_count = job.tile.counts;
+    const float* weights = job.tile.weights;
+    for (int first = 0; first < job.tile.outputs; first += WG, ++kept_count) {
+        const auto inputs = static_cast<int>(*kept_count);
+        winograd_products<P>(job, kept, inputs, weights);
+        kept += inputs, weights += kSpots * inputs * WG;
         const int count = job.tile.outputs - first < WG ? job.tile.outputs - first : WG;
         for (int g = 0; g < count; ++g) {
             for (int p = 0; p < P; ++p) {

@@ -1,16 +1,14 @@
-// Weights of a 3x3 convolution -> their values at Winograd's points.
+// Weights of a 3x3 convolution -> their values at Winograd's points, and which inputs they keep.
 
 #include "winograd_weights.h"
 
-#include "conv.h"
+#include <algorithm>
 
 namespace nmk {
 
 namespace {
 
 constexpr int kSpots = kWinogradSide * kWinogradSide;
-
-int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // G g, a row of G for each point t: (1, t, t^2) over the product of its distances to the others.
 void spread_three(const double* g, ptrdiff_t step, double* out, ptrdiff_t out_step) {
@@ -34,27 +32,53 @@ void spread_kernel(const float* weight, double* out) {
 
 }  // namespace
 
-bool winograd_pays(int inputs, int outputs, const Kernels& kernels) {
-    const int64_t padded = round_up(outputs, kernels.winograd_group);
-    const int64_t direct = int64_t{9} * inputs * round_up(outputs, kernels.dense_group);
-    // A channel's transform takes about as long as 20 products a pixel going in, 16 coming out.
-    const int64_t winograd = 9 * inputs * padded / 4 + int64_t{20} * inputs + int64_t{16} * outputs;
-    return winograd < direct;
+std::vector<std::vector<int>> kept_inputs(const Conv& conv, const float* weights, int group) {
+    const ptrdiff_t taps = static_cast<ptrdiff_t>(conv.kernel_y) * conv.kernel_x;
+    std::vector<std::vector<int>> lists(static_cast<size_t>((conv.outputs + group - 1) / group));
+    for (int first = 0; first < conv.outputs; first += group) {
+        const int stop = std::min(first + group, conv.outputs);
+        for (int in = 0; in < conv.inputs; ++in) {
+            bool any = false;
+            for (int out = first; out < stop; ++out) {
+                const float* w = weights + (static_cast<ptrdiff_t>(out) * conv.inputs + in) * taps;
+                any = any || std::any_of(w, w + taps, [](float value) { return value != 0.0f; });
+            }
+            if (any) lists[static_cast<size_t>(first / group)].push_back(in);
+        }
+    }
+    return lists;
 }
 
-void set_winograd(const Conv& conv, Aligned<float>& to, const float* weights, int group) {
-    to = aligned<float>(static_cast<size_t>(round_up(conv.outputs, group)) *
-                        static_cast<size_t>(conv.inputs) * kSpots);
+void set_winograd(const Conv& conv, Part& part, const float* weights, int group) {
+    const std::vector<std::vector<int>> lists = kept_inputs(conv, weights, group);
+    std::vector<uint32_t> places(static_cast<size_t>(conv.inputs));
+    for (int in = 0; in < conv.inputs; ++in) {
+        const auto keeps = [in](const std::vector<int>& list) {
+            return std::binary_search(list.begin(), list.end(), in);
+        };
+        places[static_cast<size_t>(in)] = static_cast<uint32_t>(part.used.size());
+        if (std::any_of(lists.begin(), lists.end(), keeps)) part.used.push_back(in);
+    }
+    size_t total = 0;
+    for (const std::vector<int>& list : lists) total += list.size();
+    part.weights = aligned<float>(total * static_cast<size_t>(kSpots * group));
+    float* to = part.weights.get();
     double spread[kSpots];
-    for (int out = 0; out < conv.outputs; ++out) {
-        float* block = to.get() + static_cast<ptrdiff_t>(out / group) * kSpots * conv.inputs * group;
-        for (int in = 0; in < conv.inputs; ++in) {
-            spread_kernel(weights + (static_cast<ptrdiff_t>(out) * conv.inputs + in) * 9, spread);
-            for (int spot = 0; spot < kSpots; ++spot) {
-                block[(static_cast<ptrdiff_t>(spot) * conv.inputs + in) * group + out % group] =
-                    static_cast<float>(spread[spot]);
+    for (int first = 0; first < conv.outputs; first += group) {
+        const std::vector<int>& list = lists[static_cast<size_t>(first / group)];
+        const auto count = static_cast<ptrdiff_t>(list.size());
+        for (ptrdiff_t i = 0; i < count; ++i) {
+            const int in = list[static_cast<size_t>(i)];
+            part.kept.push_back(places[static_cast<size_t>(in)]);
+            for (int out = first; out < std::min(first + group, conv.outputs); ++out) {
+                spread_kernel(weights + (static_cast<ptrdiff_t>(out) * conv.inputs + in) * 9, spread);
+                for (ptrdiff_t spot = 0; spot < kSpots; ++spot) {
+                    to[(spot * count + i) * group + out - first] = static_cast<float>(spread[spot]);
+                }
             }
         }
+        part.counts.push_back(static_cast<uint32_t>(count));
+        to += kSpots * count * group;
     }
 }
 

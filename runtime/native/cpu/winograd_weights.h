@@ -1,19 +1,18 @@
-// Whether Winograd's kernel pays for a convolution, and its weights in the order the kernel reads.
+// Weights of a convolution -> which inputs they keep, and the order in which Winograd's kernel reads them.
 #ifndef NMK_WINOGRAD_WEIGHTS_H
 #define NMK_WINOGRAD_WEIGHTS_H
 
-#include "aligned.h"
-#include "kernels.h"
+#include <vector>
+
+#include "conv.h"
 
 namespace nmk {
 
-struct Conv;
+// For every `group` outputs the inputs of which any of them keeps a weight, ascending.
+std::vector<std::vector<int>> kept_inputs(const Conv& conv, const float* weights, int group);
 
-// Whether its 36 products and the transforms take less than the 144 products of the direct sum.
-bool winograd_pays(int inputs, int outputs, const Kernels& kernels);
-
-// Weights [out][in][3][3] of one group -> G g G^T of each, as [outputs / WG][36][in][WG].
-void set_winograd(const Conv& conv, Aligned<float>& to, const float* weights, int group);
+// Weights [out][in][3][3] of one group -> the part's used, kept, counts, and G g G^T of each kept one.
+void set_winograd(const Conv& conv, Part& part, const float* weights, int group);
 
 }  // namespace nmk
 
