@@ -52,7 +52,7 @@ class Settings:
         plan: patterns to take instead of searching, and the file they came from.
         channels, size, extras: the network's inputs; found by trial where None.
         value_range: 1.0 or 255.0; found by trial if None.
-        precision: fp32, bf16, or auto: the fastest that loses at most 0.02 dB.
+        precision: fp32, bf16, fp16, or auto: the fastest that loses at most 0.02 dB.
         crops: how many calibration crops.
         threads: for the engine's timing; all cores if None.
         check: compare outputs after every pass.

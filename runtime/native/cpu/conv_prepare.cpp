@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
 #include "conv.h"
 #include "pair_weights.h"
@@ -39,15 +41,18 @@ long cache_size(int name, long otherwise) {
     return reported > 0 ? reported : otherwise;
 }
 
-// The fastest kernel for what the record allows. Tiles of AMX beat everything; a dot product of two
-// halves the direct sum, Winograd's products are a quarter of it.
-Method best_method(const Conv& conv, Family family, bool bf16, const Kernels& kernels) {
-    const bool pairs = bf16 && kernels.pair_layout != PairLayout::none && family != Family::sparse;
+// The fastest kernel for what the record allows. Tiles of AMX beat everything; a dot product of two, or
+// two rows of fp16 in one vector, halves the direct sum, Winograd's products are a quarter of it.
+Method best_method(const Conv& conv, Family family, Precision precision, const Kernels& kernels) {
+    const bool halves = precision == Precision::fp16 && kernels.conv_halves != nullptr;
+    if (family != Family::dense && halves) return Method::halves;
+    const bool pairs = precision == Precision::bf16 && kernels.pair_layout != PairLayout::none && family != Family::sparse;
     if (family != Family::dense) return pairs ? Method::pairs : Method::sparse;
     const bool fits = conv.kernel_y == 3 && conv.kernel_x == 3 && conv.stride_y == 1 &&
                       conv.stride_x == 1 && conv.dilation_y == 1 && conv.dilation_x == 1;
     if (pairs && kernels.pair_layout == PairLayout::tiles) return Method::pairs;
     if (fits && winograd_pays(conv.inputs, conv.outputs, kernels)) return Method::winograd;
+    if (halves) return Method::halves;
     return pairs ? Method::pairs : Method::dense;
 }
 
@@ -83,7 +88,25 @@ int block_of(const Conv& conv, const Kernels& kernels) {
     return static_cast<int>(std::clamp<long>(fitting, 1, conv.inputs));
 }
 
+// A weight as the nearest half (ties to even), twice in a word, as kernels of halves spread it.
+float half_twice(float value) {
+    const float size = std::fabs(value);
+    uint32_t half = size >= 65520.0f ? 0x7c00u : 0x7e00u;
+    if (size < 65520.0f) {
+        int exponent = -13;
+        if (size >= 0x1p-14f) std::frexp(size, &exponent);
+        // The fraction's leading bit adds one to the exponent of normal numbers, and none to others.
+        const auto fraction = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 11 - exponent)));
+        half = static_cast<uint32_t>(exponent + 13) * 1024u + fraction;
+    }
+    const uint32_t word = (half | (std::signbit(value) ? 0x8000u : 0u)) * 0x10001u;
+    float found;
+    std::memcpy(&found, &word, sizeof found);
+    return found;
+}
+
 void set_sparse(const Conv& conv, Part& part, const float* weights, int block) {
+    const bool halves = conv.method == Method::halves;
     const int taps = conv.kernel_y * conv.kernel_x;
     part.input_blocks = (conv.inputs + block - 1) / block;
     for (int first = 0; first < conv.outputs; first += kOutputBlock) {
@@ -96,7 +119,8 @@ void set_sparse(const Conv& conv, Part& part, const float* weights, int block) {
                     for (int t = 0; t < taps; ++t) {
                         const auto at = static_cast<uint32_t>(in * conv.tile_channel);
                         if (w[t] != 0.0f) {
-                            part.taps.push_back({at + conv.tap_offsets[static_cast<size_t>(t)], w[t]});
+                            const float weight = halves ? half_twice(w[t]) : w[t];
+                            part.taps.push_back({at + conv.tap_offsets[static_cast<size_t>(t)], weight});
                         }
                     }
                 }
@@ -121,6 +145,7 @@ void set_dense(const Conv& conv, Part& part, const float* weights, int group) {
 int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
     const auto groups = [](int outputs, int group) { return int64_t{(outputs + group - 1) / group}; };
     switch (conv.method) {
+        case Method::halves:
         case Method::sparse: return static_cast<int64_t>(part.counts.size());
         case Method::winograd:
             return groups(conv.outputs, kernels.winograd_group) * kWinogradSide * kWinogradSide;
@@ -145,8 +170,7 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs, const Ker
     conv.pad_top = p[kPadTop], conv.pad_bottom = p[kPadBottom];
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
     conv.shuffle = static_cast<int>(record.shuffle);
-    const bool bf16 = p[kPrecision] == static_cast<int32_t>(Precision::bf16);
-    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, kernels);
+    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), static_cast<Precision>(p[kPrecision]), kernels);
     set_tile(conv, kernels);
 
     const int tall = phase_length(conv.kernel_y, conv.stride_y, conv.dilation_y, conv.tile_rows);
@@ -175,6 +199,7 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
         Part part;
         const float* own = weights.data() + group * size;
         switch (conv.method) {
+            case Method::halves:
             case Method::sparse: set_sparse(conv, part, own, conv.block); break;
             case Method::dense: set_dense(conv, part, own, kernels.dense_group); break;
             case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;
