@@ -30,6 +30,7 @@ from nmcompile.runtime.native.blob import (
     Family,
     Kind,
     Operation,
+    Precision,
     Value,
     conv_data,
     pack,
@@ -60,7 +61,7 @@ def ours(pattern: Pattern, isa: str, x: Image, threads: int) -> Callable[[], Ima
     """The native program of the chain, for one family of kernels."""
     shared = Family.SHARED if pattern.v > 1 else Family.SPARSE
     family = Family.DENSE if pattern.is_dense else shared
-    params = ConvShape((3, 3), padding=(1, 1, 1, 1)).params(family=family, bf16=True)
+    params = ConvShape((3, 3), padding=(1, 1, 1, 1)).params(family=family, precision=Precision.BF16)
     steps = [
         Operation(
             Kind.CONV2D, (0 if i == 0 else 1 + (i - 1) % 2,), 1 + i % 2, params,

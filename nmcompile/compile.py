@@ -58,7 +58,7 @@ class Settings:
         value_range: 1.0 or 255.0; found by trial if None.
         finetune: how the pruned network is trained; None: it is not.
         never_train_on: folder of images that must not be trained or calibrated on.
-        precision: fp32, bf16, or auto: the fastest that loses at most 0.02 dB.
+        precision: fp32, bf16, fp16, or auto: the fastest that loses at most 0.02 dB.
         crops: how many calibration crops.
         threads: for the engine's timing; all cores if None.
         check: compare outputs after every pass.

@@ -38,7 +38,7 @@ class Target(Protocol):
         executor: what runs its engines.
         note: what holds of all its kernels and the user must know; "" if nothing.
         threads: None for all cores.
-        precision: fp32, or bf16 where kernels that gain by it may round to it.
+        precision: fp32, or bf16 or fp16 where kernels that gain by it may round to it.
     """
 
     name: str

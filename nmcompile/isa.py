@@ -5,7 +5,8 @@
 | portable | portable | AVX, the least that OpenVINO still makes convolutions for | default |
 | avx2 | avx2 | AVX2 | avx2 |
 | avx512 | avx512 | AVX512_CORE, in fp32 | avx512 |
-| avx512_bf16 | avx512_bf16 | AVX512_CORE_FP16: all of AVX-512, and no AMX | avx512 |
+| avx512_bf16 | avx512_bf16 | AVX512_CORE_BF16 | avx512 |
+| avx512_fp16 | avx512_fp16 | AVX512_CORE_FP16: all of AVX-512, and no AMX | avx512 |
 | amx | amx | AVX512_CORE_AMX | avx512 |
 
 ONNX Runtime's kernels (MLAS) have no such switch and use all that the processor has. OpenVINO's
@@ -40,12 +41,14 @@ class Cap:
 _AVX2 = frozenset(("AVX2", "FMA"))
 _AVX512 = _AVX2 | {"AVX512F", "AVX512BW", "AVX512VL"}
 _BF16 = _AVX512 | {"AVX512_BF16"}
+_FP16 = _BF16 | {"AVX512_FP16"}
 CAPS = {
     "portable": Cap(frozenset(), "AVX", "default"),
     "avx2": Cap(_AVX2, "AVX2", "avx2"),
     "avx512": Cap(_AVX512, "AVX512_CORE", "avx512"),
-    "avx512_bf16": Cap(_BF16, "AVX512_CORE_FP16", "avx512"),
-    "amx": Cap(_BF16 | {"AMX_TILE", "AMX_BF16"}, "AVX512_CORE_AMX", "avx512"),
+    "avx512_bf16": Cap(_BF16, "AVX512_CORE_BF16", "avx512"),
+    "avx512_fp16": Cap(_FP16, "AVX512_CORE_FP16", "avx512"),
+    "amx": Cap(_FP16 | {"AMX_TILE", "AMX_BF16"}, "AVX512_CORE_AMX", "avx512"),
 }
 _WITHOUT_BF16 = ("AVX", "AVX2", "AVX512_CORE")
 # Read once, when one of these packages is loaded.

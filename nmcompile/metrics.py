@@ -14,6 +14,7 @@ PROTOCOL = (
     "border of `scale` pixels left out; other tasks: all pixels and channels; SSIM: Gaussian "
     "window, sigma 1.5, 11x11; mean over images"
 )
+_HUGE = 1e6
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ def compare(task: Task, restored: Floats, clean: Bytes) -> Quality:
     if border:
         ours, theirs = (x[border:-border, border:-border] for x in (ours, theirs))
     return Quality(_psnr(ours, theirs), _ssim(ours, theirs))
+
+
+def countable(x: Floats) -> Floats:
+    """The same with numbers for what is none, so large that no comparison overlooks them."""
+    return np.nan_to_num(x, nan=_HUGE, posinf=_HUGE, neginf=-_HUGE)
 
 
 def _comparable(

@@ -15,6 +15,8 @@ from nmcompile.backends.native import lower
 from nmcompile.context import Context, Target
 from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import Arrays, arrays_restorer, qualities
+from nmcompile.metrics import countable
+from nmcompile.pattern import Pattern
 from nmcompile.program import Interface, Program
 from nmcompile.runtime import native
 from nmcompile.runtime.executor import available_cores
@@ -27,6 +29,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MOST_LOSS_DB = 0.02
 LEAST_AGREEMENT_DB = 50.0
 _LEAST_GAIN = 1.02
+# The families of kernels that gain by each.
+_GAINS = {"bf16": native.GAIN_BY_BF16, "fp16": native.GAIN_BY_FP16}
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,11 @@ class Precision:
     """What was chosen, and what was measured on the dense network if anything was.
 
     Attributes:
-        chosen: fp32 or bf16.
+        chosen: fp32, bf16 or fp16.
         why: a sentence.
-        loss_db: PSNR on the validation crops that bf16 loses.
-        agreement_db: PSNR of bf16's outputs against fp32's, not rounded to 8 bits.
-        ratio: time in fp32 / time in bf16.
+        loss_db: PSNR on the validation crops that rounding loses.
+        agreement_db: PSNR of rounded outputs against fp32's, not rounded to 8 bits.
+        ratio: time in fp32 / time in the precision measured.
     """
 
     chosen: str
@@ -61,38 +65,43 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
     """
     if wanted not in PRECISIONS:
         raise NmcompileError(f"--precision {wanted}: expected {', '.join(PRECISIONS)}")
-    if wanted == "fp16":
-        raise NmcompileError("--precision fp16: there are no fp16 kernels; give auto, fp32 or bf16")
     target = ctx.target
     if wanted == "fp32":
         return target, Precision("fp32", "asked for")
-    why = _obstacle(target)
-    if why and wanted == "bf16":
-        raise NmcompileError(f"--precision bf16: {why}; give --precision auto or fp32")
-    if why:
-        return target, Precision("fp32", why)
+    names = [wanted] if wanted in _GAINS else [*_GAINS]
+    obstacles = {name: _obstacle(target, name) for name in names}
+    able = [name for name in names if not obstacles[name]]
+    if not able and wanted != "auto":
+        why = obstacles[wanted]
+        raise NmcompileError(f"--precision {wanted}: {why}; give --precision auto or fp32")
+    if not able:
+        return target, Precision("fp32", obstacles[names[0]])
     assert isinstance(target, CpuTarget)
-    found = _compared(program, target, ctx)
-    if wanted == "bf16":
-        found = dataclasses.replace(found, chosen="bf16", why=f"asked for; {found.why}")
+    measured = [_compared(program, target, ctx, name) for name in able]
+    found = max(measured, key=lambda item: (item.chosen != "fp32", item.ratio or 0.0))
+    if wanted != "auto":
+        found = dataclasses.replace(found, chosen=wanted, why=f"asked for; {found.why}")
+    elif len(measured) > 1:
+        found = dataclasses.replace(found, why="; ".join(item.why for item in measured))
     return target.with_precision(found.chosen), found
 
 
-def _obstacle(target: Target) -> str:
+def _obstacle(target: Target, name: str) -> str:
     if not isinstance(target, CpuTarget):
         return "ONNX Runtime runs this engine, in fp32"
     if target.executor != "native":
         return "a network in regions runs in fp32"
-    if target.isa not in native.GAIN_BY_BF16:
-        return f"kernels for {target.isa} gain nothing by bf16"
+    if target.isa not in _GAINS[name]:
+        return f"kernels for {target.isa} gain nothing by {name}"
     return ""
 
 
-def _compared(program: Program, target: CpuTarget, ctx: Context) -> Precision:
+def _compared(program: Program, target: CpuTarget, ctx: Context, name: str) -> Precision:
+    """That precision beside fp32; chosen is what auto would take of the two."""
     threads = target.threads or available_cores()
     single, half = (
         NativeProgram(lower(program, allowed_kernels(target.with_precision(precision))))
-        for precision in ("fp32", "bf16")
+        for precision in ("fp32", name)
     )
     interface = program.interface
     exact, rounded = (_runner(interface, network, threads) for network in (single, half))
@@ -100,15 +109,19 @@ def _compared(program: Program, target: CpuTarget, ctx: Context) -> Precision:
     shape = (1, interface.channels, *ctx.reference_size)
     x = np.random.default_rng(0).random(shape, np.float32) * np.float32(interface.value_range)
     ratio = speed_ratio(lambda: exact(x), lambda: rounded(x))
-    why = f"bf16 loses {loss:.4f} dB and takes {1 / ratio:.2f} of the time, dense"
+    why = f"{name} loses {loss:.4f} dB and takes {1 / ratio:.2f} of the time, dense"
     if agreement < LEAST_AGREEMENT_DB:
         why += f"; its output is only {agreement:.1f} dB from that of fp32"
-    # Vector-wise patterns gain in bf16 only, whatever the dense network does; those of whole
-    # kernels gain in Winograd's products, in fp32.
+    # Some patterns gain in halves only, whatever the dense network does.
     wanted = ctx.patterns if ctx.uniform is None else (ctx.uniform,)
-    gains = ratio >= _LEAST_GAIN or any(p.v > 1 and not p.whole for p in wanted)
+    gains = ratio >= _LEAST_GAIN or any(_gains_by(pattern, name) for pattern in wanted)
     pays = loss <= MOST_LOSS_DB and agreement >= LEAST_AGREEMENT_DB and gains
-    return Precision("bf16" if pays else "fp32", why, loss, agreement, ratio)
+    return Precision(name if pays else "fp32", why, loss, agreement, ratio)
+
+
+def _gains_by(pattern: Pattern, name: str) -> bool:
+    """Pairs of bf16 need a mask that outputs share; whole kernels gain in Winograd's, in fp32."""
+    return not (pattern.is_dense or pattern.whole) and (pattern.v > 1 or name == "fp16")
 
 
 def _runner(interface: Interface, network: NativeProgram, threads: int) -> Runner:
@@ -120,8 +133,13 @@ def _runner(interface: Interface, network: NativeProgram, threads: int) -> Runne
 
 
 def _quality(program: Program, ctx: Context, single: Runner, half: Runner) -> tuple[float, float]:
-    """The PSNR that bf16 loses, and its outputs' PSNR against those of fp32, in dB."""
-    exact, rounded = (arrays_restorer(program.interface, run) for run in (single, half))
+    """The PSNR that rounding loses, and its outputs' PSNR against those of fp32, in dB.
+
+    A sum beyond the largest half becomes an infinity or NaN, which counts as a huge error.
+    """
+    exact, rounded = (
+        arrays_restorer(program.interface, run) for run in (single, lambda x: countable(half(x)))
+    )
     samples = ctx.calibration.validation
     before, after = (
         fmean(quality.psnr for _, quality in qualities(restore, samples, ctx.task))

@@ -18,7 +18,7 @@ from nmcompile.context import Context
 from nmcompile.convs import get_tensor, to_canonical
 from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import evaluate
-from nmcompile.metrics import PROTOCOL, Quality
+from nmcompile.metrics import PROTOCOL, Quality, countable
 from nmcompile.plan import Layer
 from nmcompile.precision import LEAST_AGREEMENT_DB, Precision
 from nmcompile.program import Program
@@ -72,6 +72,7 @@ class Compiled:
 def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
     """Verifies the engine, measures it against the dense original, and writes it all down."""
     plan = done.sparse.the_plan
+    verified = verify(done.engine, done.sparse, ctx)
     return {
         "version": RECEIPT_VERSION,
         "created_by": f"nmcompile {nmcompile.__version__}",
@@ -92,7 +93,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "training": done.about.training,
         "engine_ms": _engine_ms(done, plan.reference_size),
         "quality": _quality(done, ctx),
-        "verification": verify(done.engine, done.sparse, ctx),
+        "verification": verified,
         "assumed": [*done.about.assumed, *plan.notes],
         "layers": [_row(layer, done.sparse) for layer in plan.layers],
         "seconds": {name: round(value, 2) for name, value in done.seconds.items()},
@@ -116,7 +117,7 @@ def verify(engine: Engine, program: Program, ctx: Context) -> dict[str, Any]:
     worst, agreement = 0.0, math.inf
     for x in inputs:
         difference = engine.run(np.ascontiguousarray(x.numpy())) - program(x).numpy()
-        error = difference / interface.value_range
+        error = countable(difference / interface.value_range)
         worst = max(worst, float(np.abs(error).max()))
         agreement = min(agreement, -10 * math.log10(max(float(np.mean(error**2)), 1e-20)))
     rounded = ctx.target.precision != "fp32"

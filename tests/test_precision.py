@@ -1,4 +1,4 @@
-"""A network and a wish -> fp32 or bf16, by what was measured; what cannot be had is refused."""
+"""A network and a wish -> fp32, bf16 or fp16, as measured; what cannot be had is refused."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from tests.architectures import build
 from tests.native.build import isas
 from tests.test_compile import SETTINGS, _Enlarge
 
-PAIRED = [isa for isa in ("amx", "avx512_bf16") if isa in isas()]
+PAIRED = [isa for isa in ("amx", "avx512_fp16", "avx512_bf16") if isa in isas()]
 needs_bf16 = pytest.mark.skipif(not PAIRED, reason="this processor has neither AMX nor vdpbf16ps")
 
 
@@ -81,14 +81,14 @@ def test_where_no_kernel_gains_fp32_is_kept(monkeypatch, isa):
     program, ctx = _prepared(_bodied())
     _, found = settle_precision(program, ctx, "auto")
     assert (found.chosen, found.why) == ("fp32", f"kernels for {isa} gain nothing by bf16")
-    with pytest.raises(NmcompileError, match=r"--precision bf16: kernels for \w+ gain nothing"):
-        settle_precision(program, ctx, "bf16")
+    for name in ("bf16", "fp16"):
+        said = rf"--precision {name}: kernels for {isa} gain nothing by {name}; give --precision"
+        with pytest.raises(NmcompileError, match=said):
+            settle_precision(program, ctx, name)
 
 
 def test_what_there_is_not():
     program, ctx = _prepared(_bodied())
-    with pytest.raises(NmcompileError, match="--precision fp16: there are no fp16 kernels"):
-        settle_precision(program, ctx, "fp16")
     with pytest.raises(NmcompileError, match="--precision fast: expected auto, fp32, bf16, fp16"):
         settle_precision(program, ctx, "fast")
     ctx = dataclasses.replace(ctx, target=make_target("onnx"))
@@ -124,3 +124,73 @@ def test_a_target_held_to_avx2_has_no_bf16():
     ctx = dataclasses.replace(ctx, target=make_target("cpu:avx2"))
     with pytest.raises(NmcompileError, match="--precision bf16: kernels for avx2 gain nothing"):
         settle_precision(program, ctx, "bf16")
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The kernels of bf16 and fp16 in plain C++, as if they were the fast ones."""
+    monkeypatch.setenv("NMK_ISA", "tiles")
+    monkeypatch.setattr(precision, "_GAINS", {"bf16": ("tiles",), "fp16": ("tiles",)})
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize(("ratios", "chosen"), [((1.5, 2.0), "fp16"), ((2.0, 1.5), "bf16")])
+def test_auto_takes_the_faster_of_two(monkeypatch, ratios, chosen):
+    left = iter(ratios)
+    monkeypatch.setattr(precision, "speed_ratio", lambda *_: next(left))
+    program, ctx = _prepared(_bodied())
+    target, found = settle_precision(program, ctx, "auto")
+    assert (found.chosen, target.precision, found.ratio) == (chosen, chosen, 2.0)
+    assert found.why.startswith("bf16 loses ")
+    assert "; fp16 loses " in found.why
+
+
+@pytest.mark.usefixtures("emulated")
+def test_fp16_is_closer_than_bf16():
+    program, ctx = _prepared(_bodied())
+    half, brain = (settle_precision(program, ctx, name)[1] for name in ("fp16", "bf16"))
+    assert half.agreement_db > brain.agreement_db + 6
+
+
+@pytest.mark.usefixtures("emulated")
+def test_any_pattern_is_reason_enough_for_fp16(monkeypatch):
+    monkeypatch.setattr(precision, "speed_ratio", lambda *_: 1.0)
+    program, ctx = _prepared(_bodied())
+    single = dataclasses.replace(ctx, uniform=nmcompile.Pattern.parse("2:4"))
+    assert settle_precision(program, single, "auto")[1].chosen == "fp16"
+
+
+def _overflowing():
+    """Its first layer gives up to a million, which its last one makes a picture of again."""
+    network = _bodied()
+    network[0].weight.data *= 1e6
+    network[2].weight.data *= 1e-6
+    return network
+
+
+@pytest.mark.usefixtures("emulated")
+def test_what_overflows_is_not_taken():
+    program, ctx = _prepared(_overflowing())
+    _, asked = settle_precision(program, ctx, "fp16")
+    assert asked.agreement_db < 0
+    assert settle_precision(program, ctx, "auto")[1].chosen == "bf16"
+
+
+@pytest.mark.usefixtures("emulated")
+def test_an_engine_in_fp16(tmp_path):
+    settings = dataclasses.replace(SETTINGS, precision="fp16")
+    nmcompile.compile(_Enlarge(), tmp_path / "engine", settings)
+    receipt = json.loads((tmp_path / "engine/receipt.json").read_text())
+    assert receipt["precision"]["chosen"] == "fp16"
+    assert receipt["verification"]["agreement_db"] >= 60
+    assert all(row["kernel"].startswith("fp16.") for row in receipt["layers"])
+
+
+@pytest.mark.usefixtures("emulated")
+def test_an_engine_that_overflows_is_refused(tmp_path):
+    network = _Enlarge()
+    network.head.weight.data *= 1e6
+    network.tail.weight.data *= 1e-6
+    settings = dataclasses.replace(SETTINGS, precision="fp16")
+    with pytest.raises(NmcompileError, match=r"in fp16 the engine's output is only -\d+.* fp32"):
+        nmcompile.compile(network, tmp_path / "engine", settings)

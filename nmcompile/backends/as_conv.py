@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nmcompile.runtime.native.blob import ConvShape, Family, conv_data
+from nmcompile.runtime.native.blob import ConvShape, Family, Precision, conv_data
 
 LARGEST_FACTOR = 16  # of strides and pixel shuffles, as load.cpp has it
 
@@ -87,7 +87,10 @@ def transposed(
 
 
 def phases(
-    found: Transposed, bias: _Array | None, family: Family, bf16: bool = False
+    found: Transposed,
+    bias: _Array | None,
+    family: Family,
+    precision: Precision = Precision.FP32,
 ) -> tuple[tuple[int, ...], tuple[NDArray[np.generic] | None, ...]]:
     """The params and data of the convolution.
 
@@ -97,7 +100,7 @@ def phases(
         family = Family.SPARSE
     each = None if bias is None else np.repeat(bias, found.factor**2)
     data = conv_data(found.weight, each, family is not Family.DENSE)
-    return found.shape.params(family=family, bf16=bf16), data
+    return found.shape.params(family=family, precision=precision), data
 
 
 def _axis(kernel: int, stride: int, dilation: int, padding: int, extra: int) -> _Axis:

@@ -30,6 +30,7 @@ from nmcompile.runtime.native.blob import (
     Isa,
     Kind,
     Operation,
+    Precision,
     Value,
     conv_data,
     family_of,
@@ -50,7 +51,7 @@ class CpuTarget:
     """The native backend: kernels that skip the zeros, and dense ones.
 
     Attributes:
-        precision: fp32, or bf16 where layers whose kernels gain by it may round to it.
+        precision: fp32, or bf16 or fp16 where layers whose kernels gain by it may round to it.
         isa: the family of kernels that its programs are loaded for here.
     """
 
@@ -142,7 +143,7 @@ class CpuTarget:
 
 def allowed_kernels(target: Target) -> Allowed:
     """The kernels that programs of a target's engines may take."""
-    return Allowed(most_isa(target.name), target.precision == "bf16")
+    return Allowed(most_isa(target.name), Precision[target.precision.upper()])
 
 
 def most_isa(target: str) -> Isa:
@@ -198,13 +199,13 @@ def _single(spec: ConvSpec, pattern: Pattern, allowed: Allowed) -> bytes:
             weight, spec.stride, spec.dilation, spec.padding, spec.output_padding, spec.groups
         )
         assert found is not None  # or the layer would be ONNX Runtime's
-        params, data = phases(found, bias, family, allowed.bf16)
+        params, data = phases(found, bias, family, allowed.precision)
         factor = found.factor
     else:
         kernel, factor = (spec.shape[2], spec.shape[3]), 1
         shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
         data = conv_data(weight, bias, family is not Family.DENSE)
-        params = shape.params(family=family, bf16=allowed.bf16)
+        params = shape.params(family=family, precision=allowed.precision)
     step = Operation(Kind.CONV2D, (0,), 1, params, data=data, shuffle=factor)
     values = [Value(0, 0, inputs), Value(1, 0, outputs)]
     return pack([inputs, outputs], values, [step], 1, [1], allowed.isa)

@@ -26,6 +26,7 @@ from nmcompile.runtime.native.blob import (
     Isa,
     Kind,
     Pointwise,
+    Precision,
     Residual,
     conv_data,
     family_of,
@@ -44,11 +45,11 @@ class Allowed:
 
     Attributes:
         isa: the most modern ones.
-        bf16: whether they may round inputs and weights to bf16.
+        precision: what they may round inputs and weights to.
     """
 
     isa: Isa = Isa.BEST
-    bf16: bool = False
+    precision: Precision = Precision.FP32
 
 
 def lower(program: Program, allowed: Allowed = Allowed()) -> bytes:
@@ -205,7 +206,7 @@ class Lowering:
         shape = ConvShape(kernel, conv.stride, conv.dilation, conv.padding, conv.groups)
         step = Step(
             Kind.CONV2D, [source], Tensor(int(weight.shape[0])),
-            shape.params(family=family, bf16=self.allowed.bf16),
+            shape.params(family=family, precision=self.allowed.precision),
             conv_data(weight.numpy(), bias, family is not Family.DENSE),
         )  # fmt: skip
         self.add(node, step)
@@ -225,7 +226,7 @@ class Lowering:
         )
         if found is None or found.factor > LARGEST_FACTOR:
             raise unsupported(node)
-        params, data = phases(found, bias, family, self.allowed.bf16)
+        params, data = phases(found, bias, family, self.allowed.precision)
         step = Step(Kind.CONV2D, [source], Tensor(len(found.weight)), params, data)
         self.steps.items.append(step)
         self.makers[step.output] = step

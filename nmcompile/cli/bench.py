@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--isa",
         metavar="NAME",
-        help="hold ours and the peers to an instruction set: portable, avx2, avx512, avx512_bf16 "
-        "or amx (ONNX Runtime cannot be held to one)",
+        help="hold ours and the peers to an instruction set: portable, avx2, avx512, avx512_bf16, "
+        "avx512_fp16 or amx (ONNX Runtime cannot be held to one)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")

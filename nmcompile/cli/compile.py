@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training(parser)
     parser.add_argument(
         "--precision", default="auto", metavar="P",
-        help="auto (default: the fastest that loses at most 0.02 dB), fp32 or bf16",
+        help="auto (default: the fastest that loses at most 0.02 dB), fp32, bf16 or fp16",
     )  # fmt: skip
     parser.add_argument("--crops", type=int, default=64, metavar="N", help="calibration crops (64)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads to time with (all cores)")

@@ -18,7 +18,9 @@ from nmcompile.errors import NmcompileError
 
 ABI_VERSION = 4
 # Families whose kernels gain by bf16: vdpbf16ps and AMX.
-GAIN_BY_BF16 = ("amx", "avx512_bf16")
+GAIN_BY_BF16 = ("amx", "avx512_fp16", "avx512_bf16")
+# Families whose vectors hold twice as many halves, and compute them.
+GAIN_BY_FP16 = ("amx", "avx512_fp16")
 _LIBRARY = "libnmk.so"
 _BUILD_INFO = "build_info.json"
 _REBUILD = "build it with `make install` (or `pip install .`), which needs a C++17 compiler"
@@ -85,7 +87,8 @@ def fingerprint() -> str:
 def isa(most: int = 0) -> str:
     """The family of kernels that programs are loaded for.
 
-    amx, avx512_bf16, avx512, avx2 or portable; tiles (amx in plain C++, for tests) if asked for.
+    amx, avx512_fp16, avx512_bf16, avx512, avx2 or portable; tiles (amx in plain C++, for tests) if
+    asked for.
 
     Args:
         most: what the program allows (nmcompile.runtime.native.blob.Isa).
@@ -98,8 +101,8 @@ def isa(most: int = 0) -> str:
         wanted = os.environ.get("NMK_ISA", "")
         found = ", ".join(cpu_features()) or "none of them"
         raise NmcompileError(
-            f"NMK_ISA={wanted!r}: expected amx, avx512_bf16, avx512, avx2 or portable, and a "
-            f"processor that has it (this one: {found}); unset NMK_ISA"
+            f"NMK_ISA={wanted!r}: expected amx, avx512_fp16, avx512_bf16, avx512, avx2 or "
+            f"portable, and a processor that has it (this one: {found}); unset NMK_ISA"
         )
     return name.decode()
 

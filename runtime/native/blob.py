@@ -28,7 +28,8 @@ class Isa(enum.IntEnum):
     AVX2 = 2
     AVX512 = 3
     AVX512_BF16 = 4
-    AMX = 5
+    AVX512_FP16 = 5
+    AMX = 6
 
 
 class Kind(enum.IntEnum):
@@ -100,6 +101,14 @@ class Family(enum.IntEnum):
     DENSE = 0
     SPARSE = 1
     SHARED = 2
+
+
+class Precision(enum.IntEnum):
+    """What a convolution may round inputs and weights to, where its kernels gain by it."""
+
+    FP32 = 0
+    BF16 = 1
+    FP16 = 2
 
 
 def family_of(v: int, dense: bool) -> Family:
@@ -200,12 +209,12 @@ class ConvShape:
         self,
         residual: Residual = Residual.NONE,
         family: Family = Family.DENSE,
-        bf16: bool = False,
+        precision: Precision = Precision.FP32,
     ) -> tuple[int, ...]:
-        """As an operation's params; `bf16` allows kernels that round to it."""
+        """As an operation's params."""
         return (
             *self.kernel, *self.stride, *self.dilation, *self.padding, self.groups,
-            int(residual), int(family), int(bf16),
+            int(residual), int(family), int(precision),
         )  # fmt: skip
 
 

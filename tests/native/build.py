@@ -25,7 +25,8 @@ from nmcompile.runtime.native.program import NativeProgram
 
 _AVX512 = {"AVX512F", "AVX512BW", "AVX512VL"}
 ISAS = {
-    "amx": {*_AVX512, "AVX512_BF16", "AMX_TILE", "AMX_BF16"},
+    "amx": {*_AVX512, "AVX512_BF16", "AVX512_FP16", "AMX_TILE", "AMX_BF16"},
+    "avx512_fp16": {*_AVX512, "AVX512_BF16", "AVX512_FP16"},
     "avx512_bf16": {*_AVX512, "AVX512_BF16"},
     "avx512": _AVX512,
     "avx2": {"AVX2", "FMA"},

@@ -3,6 +3,7 @@
 The whole library is built anew, by its own CMake project, without touching the installed one.
 """
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from nmcompile.runtime.native.blob import (
     Kind,
     Operation,
     Pointwise,
+    Precision,
     Residual,
     Value,
     conv_data,
@@ -72,11 +74,12 @@ def _programs():
     """Every kind of operation, in forms that the one program of all of them does not have."""
     yield everything()
     strided = ConvShape((5, 3), (2, 1), (1, 2), (2, 2, 2, 1), groups=2)
-    for family in Family:
+    for family, precision in itertools.product(Family, Precision):
         weight = noise(18, 10, 5, 3) * (noise(18, 10, 5, 3) > 0)
         data = conv_data(weight, noise(18), family is not Family.DENSE)
         yield single(
-            Kind.CONV2D, [20], 18, params=strided.params(family=family, bf16=True), data=data,
+            Kind.CONV2D, [20], 18, params=strided.params(family=family, precision=precision),
+            data=data,
             activation=Activation.SILU,
         )  # fmt: skip
     same = ConvShape((3, 3), padding=(1, 1, 1, 1))

@@ -9,6 +9,7 @@ from nmcompile.runtime.native.blob import (
     ConvShape,
     Family,
     Kind,
+    Precision,
     Residual,
     conv_data,
     family_of,
@@ -18,8 +19,9 @@ from tests.native import reference
 from tests.native.build import bf16, check, isas, noise, pruned, single
 
 # The families that have a kernel of pairs; tiles is that of AMX in plain C++, on every machine.
-PAIRED = [isa for isa in isas() if isa in ("amx", "avx512_bf16", "tiles")]
-SAME = (1, 1, 1, 1)
+PAIRED = [isa for isa in isas() if isa in ("amx", "avx512_fp16", "avx512_bf16", "tiles")]
+SAME, BF16 = (1, 1, 1, 1), Precision.BF16
+THREE = ConvShape((3, 3))
 FIVE = ConvShape((5, 5), padding=(2, 2, 2, 2))
 
 
@@ -35,7 +37,7 @@ def _check(inputs, outputs, shape, size, pattern="dense", threads=1, batch=2):
     bias, x = noise(outputs), noise(batch, inputs, *size)
     family = family_of(kept.v, dense=kept.is_dense)
     packed = single(
-        Kind.CONV2D, [inputs], outputs, params=shape.params(family=family, bf16=True),
+        Kind.CONV2D, [inputs], outputs, params=shape.params(family=family, precision=BF16),
         data=conv_data(weight, bias, family is not Family.DENSE),
     )  # fmt: skip
     exact = [a.astype(float) for a in (bf16(x), bf16(weight), bias)]
@@ -81,7 +83,7 @@ def test_epilogues(isa, residual):
     shape = ConvShape((3, 3), padding=SAME)
     packed = single(
         Kind.CONV2D, [16] if residual is Residual.NONE else [16, 40], 40,
-        params=shape.params(residual, Family.SHARED, bf16=True),
+        params=shape.params(residual, Family.SHARED, precision=BF16),
         data=conv_data(weight, bias, True, slopes), activation=Activation.PRELU,
         scalars=(0.0, 0.0, 0.5, 0.0),
     )  # fmt: skip
@@ -95,7 +97,7 @@ def test_epilogues(isa, residual):
 def test_a_layer_without_weights_gives_its_bias(isa):
     bias = noise(20)
     packed = single(
-        Kind.CONV2D, [16], 20, params=ConvShape((3, 3)).params(family=Family.SHARED, bf16=True),
+        Kind.CONV2D, [16], 20, params=THREE.params(family=Family.SHARED, precision=BF16),
         data=conv_data(np.zeros((20, 16, 3, 3), np.float32), bias, True),
     )  # fmt: skip
     check(packed, [noise(1, 16, 7, 9)], np.broadcast_to(bias[:, None, None], (1, 20, 5, 7)), 1)
@@ -106,7 +108,7 @@ def test_one_nan_stays_where_it_is(isa):
     x = noise(1, 5, 9, 40)
     x[0, 3, 4, 20] = np.nan
     packed = single(
-        Kind.CONV2D, [5], 3, params=ConvShape((5, 5), padding=(2, 2, 2, 2)).params(bf16=True),
+        Kind.CONV2D, [5], 3, params=ConvShape((5, 5), padding=(2, 2, 2, 2)).params(precision=BF16),
         data=conv_data(noise(3, 5, 5, 5), None, False),
     )  # fmt: skip
     (y,) = NativeProgram(packed).run([x], 1)
@@ -119,9 +121,9 @@ def test_one_nan_stays_where_it_is(isa):
 def test_where_bf16_gains_nothing_it_is_not_used(isa, monkeypatch):
     monkeypatch.setenv("NMK_ISA", isa)
     weight, x = noise(8, 8, 3, 3), noise(1, 8, 9, 17)
-    for bits in (False, True):
+    for bits in (Precision.FP32, BF16):
         packed = single(
-            Kind.CONV2D, [8], 8, params=ConvShape((3, 3)).params(bf16=bits),
+            Kind.CONV2D, [8], 8, params=ConvShape((3, 3)).params(precision=bits),
             data=conv_data(weight, None, False),
         )  # fmt: skip
         expected = reference.conv2d(x.astype(float), weight.astype(float), None, ConvShape((3, 3)))

@@ -17,6 +17,7 @@ from nmcompile.runtime.native.blob import (
     ConvShape,
     Kind,
     Operation,
+    Precision,
     Residual,
     Value,
     conv_data,
@@ -37,13 +38,20 @@ def isa(request, monkeypatch):
     return request.param
 
 
-def _step(pattern: Pattern, inputs: int, outputs: int, shape: ConvShape, factor: int) -> Step:
+def _step(
+    pattern: Pattern,
+    inputs: int,
+    outputs: int,
+    shape: ConvShape,
+    factor: int,
+    precision: Precision = Precision.BF16,
+) -> Step:
     """A convolution to outputs * factor^2 channels, PReLU after it, and the shuffle's factor."""
     wide = outputs * factor**2
     weight = pruned(pattern, (wide, inputs // shape.groups, *shape.kernel)) / inputs
     family = family_of(pattern.v, dense=pattern.is_dense)
     data = conv_data(weight, noise(wide), not pattern.is_dense, noise(wide))
-    params = shape.params(family=family, bf16=True)
+    params = shape.params(family=family, precision=precision)
     made = Operation(Kind.CONV2D, (0,), 0, params, data=data, activation=Activation.PRELU)
     return made, factor
 
@@ -83,15 +91,16 @@ def _compare(steps: Sequence[Step], channels: int, size: tuple[int, int], thread
 
 
 @pytest.mark.parametrize("pattern", [DENSE, Pattern(1, 2, 4), Pattern(8, 2, 4)], ids=str)
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
-def test_every_kernel(isa, factor, pattern):
+def test_every_kernel(isa, factor, precision, pattern):
     for shape in (
         ConvShape((3, 3), padding=SAME),
         ConvShape((1, 1), groups=2),
         ConvShape((3, 3), stride=(2, 2), padding=SAME),
     ):
         for size in ((1, 1), (5, 7), (9, 33), (12, 70)):
-            _compare([_step(pattern, 32, 4, shape, factor)], 32, size, 2)
+            _compare([_step(pattern, 32, 4, shape, factor, precision)], 32, size, 2)
 
 
 def test_largest_factor(isa):

@@ -16,6 +16,13 @@ namespace {
 
 [[maybe_unused]] constexpr uint64_t kAvx512 = NMK_AVX512F | NMK_AVX512BW | NMK_AVX512VL | NMK_AVX2 | NMK_FMA;
 
+// What kernels of halves need, if the compiler made them.
+#ifdef NMK_AVX512_FP16_KERNELS
+constexpr uint64_t kFp16 = NMK_AVX512_FP16;
+#else
+[[maybe_unused]] constexpr uint64_t kFp16 = 0;
+#endif
+
 // Whether this process may use tiles: Linux grants them on request.
 bool tiles_granted() {
 #if defined(__linux__) && defined(__x86_64__)
@@ -40,7 +47,10 @@ struct Choice {
 
 const Choice kChoices[] = {
 #ifdef NMK_AMX_KERNELS
-    {&kAmxKernels, Isa::amx, kAvx512 | NMK_AVX512_BF16 | NMK_AMX_TILE | NMK_AMX_BF16},
+    {&kAmxKernels, Isa::amx, kFp16 | kAvx512 | NMK_AVX512_BF16 | NMK_AMX_TILE | NMK_AMX_BF16},
+#endif
+#ifdef NMK_AVX512_FP16_KERNELS
+    {&kAvx512Fp16Kernels, Isa::avx512_fp16, kFp16 | kAvx512 | NMK_AVX512_BF16},
 #endif
 #ifdef NMK_AVX512_BF16_KERNELS
     {&kAvx512Bf16Kernels, Isa::avx512_bf16, kAvx512 | NMK_AVX512_BF16},
@@ -71,7 +81,7 @@ const Kernels* choose_kernels(Isa most, const char** why_not) {
         const Choice* choice = named(wanted);
         if (choice == nullptr || !choice->runs_here()) {
             *why_not = choice == nullptr
-                           ? "NMK_ISA is none of amx, avx512_bf16, avx512, avx2, portable; unset it"
+                           ? "NMK_ISA is none of amx, avx512_fp16, avx512_bf16, avx512, avx2, portable; unset it"
                            : "this processor lacks the instruction set that NMK_ISA names; unset NMK_ISA";
             return nullptr;
         }

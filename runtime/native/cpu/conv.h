@@ -52,7 +52,7 @@ struct Part {
 };
 
 // How a convolution is computed: which kernel, and what its weights look like.
-enum class Method { sparse, dense, winograd, pairs };
+enum class Method { sparse, dense, winograd, pairs, halves };
 
 struct Conv {
     int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x;

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
 #include "conv.h"
 #include "method.h"
@@ -72,7 +74,25 @@ int block_of(const Conv& conv, const Kernels& kernels) {
     return static_cast<int>(std::clamp<long>(fitting, 1, conv.inputs));
 }
 
+// A weight as the nearest half (ties to even), twice in a word, as kernels of halves spread it.
+float half_twice(float value) {
+    const float size = std::fabs(value);
+    uint32_t half = size >= 65520.0f ? 0x7c00u : 0x7e00u;
+    if (size < 65520.0f) {
+        int exponent = -13;
+        if (size >= 0x1p-14f) std::frexp(size, &exponent);
+        // The fraction's leading bit adds one to the exponent of normal numbers, and none to others.
+        const auto fraction = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, 11 - exponent)));
+        half = static_cast<uint32_t>(exponent + 13) * 1024u + fraction;
+    }
+    const uint32_t word = (half | (std::signbit(value) ? 0x8000u : 0u)) * 0x10001u;
+    float found;
+    std::memcpy(&found, &word, sizeof found);
+    return found;
+}
+
 void set_sparse(const Conv& conv, Part& part, const float* weights, int block) {
+    const bool halves = conv.method == Method::halves;
     const int taps = conv.kernel_y * conv.kernel_x;
     part.input_blocks = (conv.inputs + block - 1) / block;
     for (int first = 0; first < conv.outputs; first += kOutputBlock) {
@@ -85,7 +105,8 @@ void set_sparse(const Conv& conv, Part& part, const float* weights, int block) {
                     for (int t = 0; t < taps; ++t) {
                         const auto at = static_cast<uint32_t>(in * conv.tile_channel);
                         if (w[t] != 0.0f) {
-                            part.taps.push_back({at + conv.tap_offsets[static_cast<size_t>(t)], w[t]});
+                            const float weight = halves ? half_twice(w[t]) : w[t];
+                            part.taps.push_back({at + conv.tap_offsets[static_cast<size_t>(t)], weight});
                         }
                     }
                 }
@@ -110,6 +131,7 @@ void set_dense(const Conv& conv, Part& part, const float* weights, int group) {
 int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
     const auto groups = [](int outputs, int group) { return int64_t{(outputs + group - 1) / group}; };
     switch (conv.method) {
+        case Method::halves:
         case Method::sparse: return static_cast<int64_t>(part.counts.size());
         case Method::winograd:
             return groups(conv.outputs, kernels.winograd_group) * kWinogradSide * kWinogradSide;
@@ -135,8 +157,8 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs,
     conv.pad_top = p[kPadTop], conv.pad_bottom = p[kPadBottom];
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
     conv.shuffle = static_cast<int>(record.shuffle);
-    const bool bf16 = p[kPrecision] == static_cast<int32_t>(Precision::bf16);
-    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), bf16, weights, kernels);
+    const auto precision = static_cast<Precision>(p[kPrecision]);
+    conv.method = best_method(conv, static_cast<Family>(p[kFamily]), precision, weights, kernels);
     set_tile(conv, kernels);
 
     const int tall = phase_length(conv.kernel_y, conv.stride_y, conv.dilation_y, conv.tile_rows);
@@ -165,6 +187,7 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
         Part part;
         const float* own = weights.data() + group * size;
         switch (conv.method) {
+            case Method::halves:
             case Method::sparse: set_sparse(conv, part, own, conv.block); break;
             case Method::dense: set_dense(conv, part, own, kernels.dense_group); break;
             case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;

@@ -153,6 +153,10 @@ void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, con
             kernels.pack(pack);
             kernels.conv_nm(job);
             break;
+        case Method::halves:
+            kernels.pack_halves(pack);
+            kernels.conv_halves(job);
+            break;
         case Method::dense:
             kernels.pack(pack);
             kernels.conv_dense(job);

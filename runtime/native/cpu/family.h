@@ -15,6 +15,12 @@ inline Vec gathered(const float* row, const int32_t* offsets) {
     return load(lanes);
 }
 
+inline __attribute__((always_inline)) Vec one_run(const float* row, const Run& run, int v) {
+    if (run.gather != nullptr) return gathered(row, run.gather);
+    const float* from = row + run.source + v * L;
+    return run.mask != nullptr ? masked(load_loose(from), run.mask) : load(from);
+}
+
 inline void pack_row(float* target, const float* row, const PackJob& job) {
     for (int i = 0; i < job.run_count; ++i) {
         const Run& run = job.runs[i];
@@ -70,25 +76,27 @@ inline void finish_row(const float* sums, const TileJob& job, int channel, int r
 }
 
 // One output channel over one block of input channels: a broadcast and R * P FMAs a non-zero.
-template <int P>
-inline __attribute__((always_inline)) void add_taps(float* partial, const float* tile,
-                                                    ptrdiff_t row_step, const Tap* tap,
-                                                    const Tap* end, bool fresh) {
-    Vec sum[R * P];
+struct Taps {
+    template <int P>
+    static inline __attribute__((always_inline)) void add(float* partial, const float* tile,
+                                                          ptrdiff_t row_step, const Tap* tap,
+                                                          const Tap* end, bool fresh) {
+        Vec sum[R * P];
 #pragma GCC unroll 16
-    for (int i = 0; i < R * P; ++i) sum[i] = fresh ? Vec{} : load(partial + i * L);
-    for (; tap != end; ++tap) {
-        const Vec weight = spread(tap->weight);
-        const float* q = tile + tap->offset;
-        const float* below = q + row_step;
+        for (int i = 0; i < R * P; ++i) sum[i] = fresh ? Vec{} : load(partial + i * L);
+        for (; tap != end; ++tap) {
+            const Vec weight = spread(tap->weight);
+            const float* q = tile + tap->offset;
+            const float* below = q + row_step;
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) sum[p] += weight * load(q + p * L);
+            for (int p = 0; p < P; ++p) sum[p] += weight * load(q + p * L);
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) sum[P + p] += weight * load(below + p * L);
+            for (int p = 0; p < P; ++p) sum[P + p] += weight * load(below + p * L);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < R * P; ++i) store(partial + i * L, sum[i]);
-}
+};
 
 // Asks for the next pieces of what the next tile reads; every step of a tile asks for a few.
 inline void fetch(Ahead& ahead, int channels) {
@@ -100,7 +108,7 @@ inline void fetch(Ahead& ahead, int channels) {
     }
 }
 
-template <int P>
+template <class Form, int P>
 void nm_tile(const TileJob& job) {
     const Tap* tap = job.taps;
     const uint32_t* count = job.counts;
@@ -110,7 +118,7 @@ void nm_tile(const TileJob& job) {
             float* partial = job.partial;
             for (int channel = first; channel < stop; ++channel, partial += R * P * L) {
                 const Tap* end = tap + *count++;
-                add_taps<P>(partial, job.tile, job.row_step, tap, end, block == 0);
+                Form::template add<P>(partial, job.tile, job.row_step, tap, end, block == 0);
                 tap = end;
                 fetch(*job.ahead, job.channels);
             }
@@ -175,11 +183,14 @@ void dense_tile(const TileJob& job) {
     }
 }
 
-void conv_nm(const TileJob& job) {
-    static void (*const by_columns[])(const TileJob&) = {nm_tile<1>, nm_tile<2>, nm_tile<3>,
-                                                         nm_tile<4>, nm_tile<5>, nm_tile<6>};
+template <class Form>
+void conv_taps(const TileJob& job) {
+    static void (*const by_columns[])(const TileJob&) = {nm_tile<Form, 1>, nm_tile<Form, 2>, nm_tile<Form, 3>,
+                                                         nm_tile<Form, 4>, nm_tile<Form, 5>, nm_tile<Form, 6>};
     by_columns[job.columns - 1](job);
 }
+
+void conv_nm(const TileJob& job) { conv_taps<Taps>(job); }
 
 void conv_dense(const TileJob& job) {
     static void (*const by_columns[])(const TileJob&) = {dense_tile<1>, dense_tile<2>, dense_tile<3>,

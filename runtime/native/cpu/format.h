@@ -13,7 +13,7 @@ constexpr uint32_t kFormatVersion = 3;
 constexpr uint32_t kNone = 0xffffffffu;
 
 // Families of kernels, each including those before it; a program made for one was timed with it.
-enum class Isa : uint32_t { best, portable, avx2, avx512, avx512_bf16, amx };
+enum class Isa : uint32_t { best, portable, avx2, avx512, avx512_bf16, avx512_fp16, amx };
 
 struct HeaderRecord {
     uint32_t magic, version;
@@ -58,8 +58,8 @@ enum ConvParam {
 };
 enum class Residual : int32_t { none, before, after };
 enum class Family : int32_t { dense, sparse, shared };
-// bf16 is a permission: kernels that gain nothing by it compute in fp32.
-enum class Precision : int32_t { f32, bf16 };
+// bf16 and fp16 are permissions: kernels that gain nothing by them compute in fp32.
+enum class Precision : int32_t { f32, bf16, fp16 };
 // Dense weights are [out][in/groups][kh][kw]; sparse ones are a bit for each of those (lowest bit
 // first) and the values of the set bits. Shared ones are the same, many outputs keeping the same.
 enum ConvData { kWeights, kMask, kBias, kSlopes };

@@ -23,7 +23,8 @@ constexpr float kWinogradNear = 0.625f, kWinogradFar = 1.5f;
 constexpr int kOutputBlock = 16; // output channels whose accumulators stay in L1 together
 constexpr int kMostSums = 32;    // output channels of a tile's sums that a kernel keeps in memory
 
-// One non-zero weight: its value, and where its input stands in the packed tile (in floats).
+// One non-zero weight: its value (for kernels of halves two of it, as bits), and where its input stands in the
+// packed tile (in floats).
 struct Tap {
     uint32_t offset;
     float weight;
@@ -159,14 +160,16 @@ struct Kernels {
     void (*pack_pairs)(const PackJob&);
     void (*regroup)(const RegroupJob&);
     void (*conv_pairs)(const TileJob&);
+    void (*pack_halves)(const PackJob&);  // null without kernels of halves
+    void (*conv_halves)(const TileJob&);
     void (*pointwise)(const PointwiseJob&);
     // Sums of x and of (x - centre)^2 over rows of `count` floats, under a mask of one row.
     void (*moments)(const float* x, const uint32_t* mask, ptrdiff_t count, float centre, double* sum,
                     double* squares);
 };
 
-extern const Kernels kAmxKernels, kAvx512Bf16Kernels, kAvx512Kernels, kAvx2Kernels, kPortableKernels,
-    kTilesKernels;
+extern const Kernels kAmxKernels, kAvx512Fp16Kernels, kAvx512Bf16Kernels, kAvx512Kernels, kAvx2Kernels,
+    kPortableKernels, kTilesKernels;
 
 // The best that this processor can run and that neither `most` nor NMK_ISA excludes; null (and why)
 // if NMK_ISA names what cannot run here. What `most` names may be absent: the next best is taken.

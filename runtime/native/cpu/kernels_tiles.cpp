@@ -6,9 +6,11 @@
 #define NMK_TABLE kTilesKernels
 #define NMK_NAME "tiles"
 #define NMK_PAIRS tiles
+#define NMK_HALVES
 
 #include "family.h"
 #include "winograd.h"
 #include "pairs.h"
 #include "tiles.h"
+#include "halves.h"
 #include "table.h"

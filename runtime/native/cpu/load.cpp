@@ -163,7 +163,7 @@ private:
         const auto groups = static_cast<uint32_t>(p[kGroups]);
         require(in % groups == 0 && out % groups == 0, "groups");
         require(between(p[kResidual], 0, 2) && between(p[kFamily], 0, 2), "form of a convolution");
-        require(between(p[kPrecision], 0, 1), "precision of a convolution");
+        require(between(p[kPrecision], 0, 2), "precision of a convolution");
         require((p[kResidual] != 0) == (record.inputs[1] != kNone), "residual");
         require(record.shuffle == 1 || p[kResidual] == 0, "residual");
         if (record.inputs[1] != kNone) same_channels(record, 1);

@@ -65,6 +65,8 @@ int64_t cost(const Conv& conv, Method method, const float* weights, const Kernel
         case Method::winograd: return winograd_cost(conv, weights, kernels);
         case Method::sparse: return sparse_cost(conv, weights);
         case Method::pairs: return pairs_cost(conv, weights);
+        case Method::halves:  // twice the lanes; no processor that has them was at hand
+            return std::min(sparse_cost(conv, weights), dense_cost(conv, kernels)) / 2;
         case Method::dense: break;
     }
     return dense_cost(conv, kernels);
@@ -72,13 +74,15 @@ int64_t cost(const Conv& conv, Method method, const float* weights, const Kernel
 
 }  // namespace
 
-Method best_method(const Conv& conv, Family family, bool bf16, const std::vector<float>& weights,
-                   const Kernels& kernels) {
-    const bool pairs = bf16 && kernels.pair_layout != PairLayout::none && family != Family::sparse;
+Method best_method(const Conv& conv, Family family, Precision precision,
+                   const std::vector<float>& weights, const Kernels& kernels) {
+    const bool halves = precision == Precision::fp16 && kernels.conv_halves != nullptr;
+    const bool pairs = precision == Precision::bf16 && kernels.pair_layout != PairLayout::none &&
+                       family != Family::sparse;
     // Tiles of AMX beat everything.
     if (pairs && kernels.pair_layout == PairLayout::tiles) return Method::pairs;
     const Method exact = family == Family::dense ? Method::dense : Method::sparse;
-    const Method direct = pairs ? Method::pairs : exact;
+    const Method direct = halves ? Method::halves : pairs ? Method::pairs : exact;
     if (!fits_winograd(conv)) return direct;
     int64_t winograd = 0, other = 0;
     const ptrdiff_t size = taps(conv) * conv.inputs * conv.outputs;

@@ -9,8 +9,8 @@
 namespace nmk {
 
 // The kernel for what the record allows; of `conv` only the shape need be set.
-Method best_method(const Conv& conv, Family family, bool bf16, const std::vector<float>& weights,
-                   const Kernels& kernels);
+Method best_method(const Conv& conv, Family family, Precision precision,
+                   const std::vector<float>& weights, const Kernels& kernels);
 
 }  // namespace nmk
 

@@ -37,12 +37,6 @@ inline __attribute__((always_inline)) Word paired(Vec low, Vec high) {
 
 #endif
 
-inline __attribute__((always_inline)) Vec one_run(const float* row, const Run& run, int v) {
-    if (run.gather != nullptr) return gathered(row, run.gather);
-    const float* from = row + run.source + v * L;
-    return run.mask != nullptr ? masked(load_loose(from), run.mask) : load(from);
-}
-
 // As pack, two source channels to one of the tile; the last may lack its second.
 void pack_pairs(const PackJob& job) {
     const int pairs = (job.channels + 1) / 2;

@@ -1,6 +1,6 @@
 // What a source file of one ISA has included -> its table of kernels, NMK_TABLE, named NMK_NAME.
 //
-// Included last, after NMK_PAIRS (a PairLayout; none: no kernels of pairs).
+// Included last, after NMK_PAIRS (a PairLayout; none: no kernels of pairs) and NMK_HALVES (where there are some).
 
 namespace nmk {
 
@@ -21,6 +21,13 @@ const Kernels NMK_TABLE = {
 #else
     PairLayout::none,
     nullptr,
+    nullptr,
+    nullptr,
+#endif
+#ifdef NMK_HALVES
+    NMK_SPACE::pack_halves,
+    NMK_SPACE::conv_halves,
+#else
     nullptr,
     nullptr,
 #endif

@@ -51,8 +51,8 @@ NMK_API uint64_t nmk_cpu_features(void);
 /* The processor's own name, such as "AMD EPYC 9R14", or "unknown". Lives as long as the library. */
 NMK_API const char* nmk_cpu_name(void);
 
-/* The family of kernels that programs are loaded for: "amx", "avx512_bf16", "avx512", "avx2" or
- * "portable", in the order of preference.
+/* The family of kernels that programs are loaded for: "amx", "avx512_fp16", "avx512_bf16",
+ * "avx512", "avx2" or "portable", in the order of preference.
  *
  * The best that this processor can run, at most the one that the environment variable NMK_ISA names
  * and the one that the program allows (`most`: Isa in cpu/format.h, 0 for any); "" if NMK_ISA is none
