@@ -145,7 +145,9 @@ def _recipe(args: argparse.Namespace) -> Recipe | None:
 
     names = ("batch", "patch", "lr", "seed", "checkpoint", "tensorboard", "resume")
     given: dict[str, Any] = {
-        name: value for name in names if (value := getattr(args, name)) not in (None, False)
+        name: value
+        for name in names
+        if (value := getattr(args, name)) is not None and value is not False
     }
     if args.finetune is None:
         if given:

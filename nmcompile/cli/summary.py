@@ -20,6 +20,12 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
     console.print(table)
     precision = receipt["precision"]
     console.print(f"precision {precision['chosen']}: {precision['why']}")
+    if training := receipt["training"]:
+        console.print(
+            f"fine-tuned: {training['steps']} steps, {training['seconds']:.0f} s, validation "
+            f"{training['start_psnr']:.2f} -> {training['best_psnr']:.2f} dB "
+            f"(step {training['best_step']})"
+        )
     if receipt["note"]:
         console.print(f"[bold]note: {receipt['note']}[/bold]")
     console.print(f"every layer: nmcompile inspect {output}    pictures: {output / 'report.html'}")
