@@ -24,6 +24,7 @@ from nmcompile.data import Source
 from nmcompile.engine import ExtraInput, check_writable, seal, writing
 from nmcompile.finetuning import fine_tune, remove_checkpoint, training_facts, with_checkpoint
 from nmcompile.lowering import make_manifest, write_parts
+from nmcompile.masks import FIXED, Masks
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.plan import Plan
@@ -57,6 +58,7 @@ class Settings:
         channels, size, extras: the network's inputs; found by trial where None.
         value_range: 1.0 or 255.0; found by trial if None.
         finetune: how the pruned network is trained; None: it is not.
+        masks: how patterns and masks come about in training.
         never_train_on: folder of images that must not be trained or calibrated on.
         precision: fp32, bf16, fp16, or auto: the fastest that loses at most 0.02 dB.
         crops: how many calibration crops.
@@ -79,6 +81,7 @@ class Settings:
     extras: tuple[ExtraInput, ...] | None = None
     value_range: float | None = None
     finetune: Recipe | None = None
+    masks: Masks = FIXED
     never_train_on: Path | None = None
     precision: str = "auto"
     crops: int = CROPS
@@ -107,6 +110,8 @@ def compile(
     """
     settings, output = settings or Settings(), Path(output)
     check_writable(output)
+    given = settings.plan is not None or settings.uniform is not None
+    settings.masks.check(settings.budget, settings.finetune, given)
     if settings.finetune is None:
         return _compile(model, output, settings, reporter, World())
     recipe = with_checkpoint(settings.finetune, output)
@@ -130,7 +135,8 @@ def assist(
     recipe = with_checkpoint(settings.finetune, Path(output))
     with joined() as world:
         opened = _open(model, settings, _Clock(SILENT))
-        fine_tune(opened.dense, _never, opened.source, recipe, opened.ctx, world)
+        ctx, masks = opened.ctx, settings.masks
+        fine_tune(opened.dense, _never, opened.source, recipe, ctx, world, masks)
 
 
 def _never() -> Program:
@@ -208,13 +214,14 @@ def _train(
     with clock.stage("fine-tuning", bar=True):
         trained = fine_tune(
             dense,
-            lambda: _prune(dense, ctx, settings, clock),
+            lambda: settings.masks.start(dense, ctx, lambda: _prune(dense, ctx, settings, clock)),
             opened.source,
             recipe,
             ctx,
             world,
+            settings.masks,
         )
-    return trained.program, training_facts(trained, recipe, world)
+    return settings.masks.finish(trained.program, ctx), training_facts(trained, recipe, world)
 
 
 def _prune(dense: Program, ctx: Context, settings: Settings, clock: _Clock) -> Program:

@@ -12,11 +12,11 @@ from typing import Any
 from nmcompile.context import Context
 from nmcompile.data import Source
 from nmcompile.errors import NmcompileError
+from nmcompile.masks import Masks
 from nmcompile.program import Program
 from nmcompile.training import checkpoint
 from nmcompile.training.batches import Patches
 from nmcompile.training.parallel import World
-from nmcompile.training.policy import FixedPolicy
 from nmcompile.training.recipe import Recipe
 from nmcompile.training.trainer import Trained, train
 
@@ -54,6 +54,7 @@ def fine_tune(
     recipe: Recipe,
     ctx: Context,
     world: World,
+    masks: Masks,
 ) -> Trained:
     """Prunes and trains; all processes of `world` make this call, rank 0 alone prunes.
 
@@ -64,6 +65,7 @@ def fine_tune(
         recipe: how to train, with_checkpoint.
         ctx: target, task, validation images.
         world: the processes that train.
+        masks: what becomes of them.
     """
     interface = dense.interface
     data = Patches(
@@ -77,7 +79,8 @@ def fine_tune(
     world.share(recipe.batch)
     packed = world.told(_start(prune, recipe, ctx) if world.rank == 0 else None)
     start = checkpoint.unpack(dense, packed)
-    return train(start, FixedPolicy(start.the_plan), dense, data, recipe, ctx, world)
+    policy = masks.policy(start, dense, ctx, recipe)
+    return train(start, policy, dense, data, recipe, ctx, world)
 
 
 def training_facts(trained: Trained, recipe: Recipe, world: World) -> dict[str, Any]:

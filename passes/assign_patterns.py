@@ -31,7 +31,7 @@ def assign_patterns(program: Program, ctx: Context) -> Program:
     """
     plan = program.the_plan
     if ctx.uniform:
-        return program.with_plan(_reverted(_uniform(program, ctx.uniform)))
+        return program.with_plan(reverted(_uniform(program, ctx.uniform)))
     if ctx.budget.quantity == "drop":
         return program.with_plan(within_loss(plan, ctx.budget.limit))
     return program.with_plan(_within_cost(plan, ctx.budget))
@@ -105,7 +105,7 @@ def _paying(plan: Plan, budget: Budget) -> Plan:
     return kept if least <= limit else plan
 
 
-def _reverted(plan: Plan) -> Plan:
+def reverted(plan: Plan) -> Plan:
     """Layers whose pattern is no faster than dense -> dense, where patterns change times at all."""
     if cost_quantity(plan) != "latency":
         return plan

@@ -63,6 +63,18 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--finetune", metavar="STEPS|TIME", help="train the pruned network: 600, 90s, 30m, 2h"
     )
+    group.add_argument(
+        "--search", default="sensitivity", metavar="HOW",
+        help="sensitivity (default: patterns assigned before training), or sls:[Vx]M[k]: learned",
+    )  # fmt: skip
+    group.add_argument(
+        "--train-masks", default="fixed", metavar="HOW",
+        help="fixed (default), or sr-ste: drawn anew at every step",
+    )  # fmt: skip
+    group.add_argument(
+        "--reassign", type=int, default=0, metavar="K",
+        help="assign patterns anew up to K times on the way",
+    )  # fmt: skip
     group.add_argument("--batch", type=int, metavar="N", help="patches a step (32)")
     group.add_argument("--patch", type=int, metavar="PIXELS", help="side of a network input (40)")
     group.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate")
@@ -110,6 +122,7 @@ def execute(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> Settings:
     from nmcompile.budget import Budget
     from nmcompile.compile import Settings
+    from nmcompile.masks import Masks
     from nmcompile.pattern import Pattern
     from nmcompile.plan import Plan
 
@@ -128,6 +141,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         prune=args.prune,
         plan=(Plan.load(args.plan), str(args.plan)) if args.plan else None,
         finetune=_recipe(args),
+        masks=Masks.parse(args.search, args.train_masks, args.reassign),
         never_train_on=args.never_train_on,
         precision=args.precision,
         value_range=options.read_range(args),

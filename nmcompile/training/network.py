@@ -40,6 +40,7 @@ class Trainable:
                 owner, leaf = _place(self.module, layer.name)
                 parametrize.register_parametrization(owner, leaf, masking)
                 self.maskings[layer.name] = masking
+        policy.begin(self)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Runs the network on [N, C, H, W] in its own value range; gradients flow.
@@ -47,6 +48,13 @@ class Trainable:
         Every masked weight is made once, however many nodes apply it.
         """
         return run(self.module, self.program, image)
+
+    def raw(self, name: str) -> nn.Parameter:
+        """What is trained of a layer's weight, before it is masked; may be changed in place."""
+        owner, leaf = _place(self.module, name)
+        if name not in self.maskings:
+            return owner.get_parameter(leaf)
+        return owner.get_parameter(f"parametrizations.{leaf}.original")
 
     def state(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers, on the CPU."""

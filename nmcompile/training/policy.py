@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Layer, Plan
 from nmcompile.training.masking import FixedMask, Masking
+
+if TYPE_CHECKING:
+    from nmcompile.training.network import Trainable
 
 
 class Policy(Protocol):
@@ -17,13 +20,20 @@ class Policy(Protocol):
     def masking(self, layer: Layer, weight: Tensor) -> Masking | None:
         """The masking of a layer's weight (operator's layout); None: dense, trained unmasked."""
 
+    def begin(self, network: Trainable) -> None:
+        """Once all maskings are in place: whose weights the policy may look at, and change."""
+
     def penalty(self) -> Tensor | float:
         """What is added to the loss of a step, such as the cost of the weights kept; 0.0 if not."""
 
-    def before_step(self, step: int) -> None:
-        """After the gradients of a step are there and before the optimiser takes it."""
+    def before_step(self, progress: float) -> None:
+        """After the gradients of a step are there and before the optimiser takes it.
 
-    def after_step(self, step: int) -> None:
+        Args:
+            progress: the share of the run that is over, 0..1.
+        """
+
+    def after_step(self, progress: float) -> None:
         """After the optimiser's step: ranks, schedules."""
 
     def describe(self) -> str:
@@ -54,10 +64,13 @@ class FixedPolicy:
         """Nothing."""
         return 0.0
 
-    def before_step(self, step: int) -> None:
+    def begin(self, network: Trainable) -> None:
         """Nothing."""
 
-    def after_step(self, step: int) -> None:
+    def before_step(self, progress: float) -> None:
+        """Nothing."""
+
+    def after_step(self, progress: float) -> None:
         """Nothing."""
 
     def describe(self) -> str:

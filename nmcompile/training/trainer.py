@@ -172,13 +172,13 @@ class _Run:
         loss = self._loss(degraded.to(self.device), clean.to(self.device))
         loss.backward()
         mean = float(self.world.mean(loss.detach().clone()))
-        self.policy.before_step(self.step)
+        self.policy.before_step(progress)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         if not (math.isfinite(mean) and bool(torch.isfinite(norm))):
             self._stop(mean)
         self.optimiser.step()
-        self.policy.after_step(self.step)
         self.step += 1
+        self.policy.after_step(self._progress())
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.losses.append(mean)

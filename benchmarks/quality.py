@@ -1,0 +1,276 @@
+"""Pretrained networks, pruned and trained -> PSNR: uniform, layer-wise and learned patterns.
+
+    python -m benchmarks.quality [NETWORK ...] [--shares 0.5 0.25] [--methods ...] [--steps N]
+
+All methods of a network have the same steps and, at a share, the same MACs: those of the uniform
+pattern that keeps that share of the trunk. A row that the result file holds is not measured again
+(remove the file to start anew), and a run that was cut goes on from its last checkpoint. The
+trained programs stay in --kept, for benchmarks.pareto.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set
+from nmcompile.budget import Budget
+from nmcompile.cache import cache_folder
+from nmcompile.context import Context
+from nmcompile.evaluate import evaluate
+from nmcompile.passes import analyze_cost
+from nmcompile.pattern import Pattern
+from nmcompile.pipeline import run_passes
+from nmcompile.program import Program
+from nmcompile.progress import Reporter
+from nmcompile.reassign import ReassignPolicy
+from nmcompile.runtime.native import cpu_name
+from nmcompile.search import priced, settled, sls_policy
+from nmcompile.tasks import Task
+from nmcompile.training.batches import Patches
+from nmcompile.training.policy import FixedPolicy, Policy
+from nmcompile.training.recipe import Recipe
+from nmcompile.training.sr_ste import SrStePolicy
+from nmcompile.training.trainer import train
+from nmcompile.transform import CLEAN, analyze, assign, prepare, prune
+
+CROPS = 96
+_SR = ("Set5 x4", "Set14 x4", "BSD100 x4")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A network, and what is compared on it.
+
+    Attributes:
+        sets: test sets.
+        m: channels of a group; a grouped convolution may have no more.
+        steps, batch, patch: of the training.
+    """
+
+    sets: tuple[str, ...]
+    m: int
+    steps: int
+    batch: int
+    patch: int
+
+
+STUDIES = {
+    "dncnn_gray_s25_bn": Study(("Set12-7",), 32, 600, 32, 40),
+    "carn_m_x234@x4": Study(_SR, 16, 1500, 16, 32),
+    "imdn_x4": Study(_SR, 16, 1500, 8, 32),
+    "rlfn_x4": Study(_SR, 16, 1500, 8, 32),
+}
+SHARES = (0.5, 0.25)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cleaned network at a share of its trunk's MACs.
+
+    Attributes:
+        dense: the network.
+        ctx: its context, with a budget of that share.
+        study: see Study.
+        share: of the trunk's MACs.
+    """
+
+    dense: Program
+    ctx: Context
+    study: Study
+    share: float
+
+    def uniform(self, v: int = 1, whole: bool = False, m: int | None = None) -> Pattern:
+        """The pattern that keeps the share."""
+        m = m or self.study.m
+        return Pattern(v, round(self.share * m), m, whole)
+
+
+Made = tuple[Program, Policy]
+
+
+def _uniform(case: Case, pattern: Pattern | None = None) -> Made:
+    ctx = dataclasses.replace(case.ctx, uniform=pattern or case.uniform())
+    pruned = prune(assign(analyze(case.dense, ctx), ctx), ctx)
+    return pruned, FixedPolicy(pruned.the_plan)
+
+
+def _layer_wise(case: Case, patterns: tuple[Pattern, ...] | None = None) -> Made:
+    ctx = dataclasses.replace(case.ctx, patterns=patterns or case.ctx.patterns)
+    pruned = prune(assign(analyze(case.dense, ctx), ctx), ctx)
+    return pruned, FixedPolicy(pruned.the_plan)
+
+
+def _sls(case: Case) -> Made:
+    program = run_passes(case.dense, case.ctx, (analyze_cost,))
+    family = Pattern(1, 1, case.study.m)
+    program = priced(program, case.ctx, family)
+    return program, sls_policy(program, case.ctx.budget, family, case.study.steps, Recipe.lr)
+
+
+def _reassigned(case: Case) -> Made:
+    pruned, _ = _layer_wise(case)
+    return pruned, ReassignPolicy(pruned.the_plan, case.dense, case.ctx, 1)
+
+
+def _sr_ste(case: Case) -> Made:
+    pruned, _ = _layer_wise(case)
+    patterns = {layer.name: layer.pattern for layer in pruned.the_plan.layers}
+    whole = case.dense.with_plan(pruned.the_plan)  # the masks are drawn from the dense weights
+    return whole, SrStePolicy(patterns)
+
+
+def _shared(case: Case) -> Made:
+    return _uniform(case, case.uniform(64, m=64))
+
+
+def _kernels(case: Case) -> Made:
+    patterns = tuple(Pattern(8, n, 16, True) for n in range(2, 15, 2))
+    return _layer_wise(case, patterns)
+
+
+METHODS: dict[str, Callable[[Case], Made]] = {
+    "uniform": _uniform,
+    "layer-wise": _layer_wise,
+    "reassigned once": _reassigned,
+    "sls": _sls,
+    "sr-ste": _sr_ste,
+    "64xN:64": _shared,
+    "8xN:16k": _kernels,
+}
+
+
+def main() -> None:
+    """Measures what is asked for (everything by default), and prints one table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=list(STUDIES), metavar="NETWORK")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the trunk's")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--steps", type=int, help="other than the study's")
+    parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/quality.json")
+    parser.add_argument("--kept", type=Path, default=cache_folder() / "quality")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for name in args.names:
+        _study(name, args)
+    print_table(_rows(args.out))
+
+
+def _study(name: str, args: argparse.Namespace) -> None:
+    study = STUDIES[name]
+    study = dataclasses.replace(study, steps=args.steps or study.steps)
+    reporter = Reporter()
+    captured = NETWORKS[name].program()
+    task = evaluation_set(study.sets[0])[0]
+    # A target on which patterns change no time: equal MACs are compared, nothing is reverted.
+    ctx = prepare(
+        captured, task, source=calibration_set(), target="onnx", crops=CROPS, reporter=reporter
+    )
+    ladder = tuple(Pattern(1, n, study.m) for n in _ladder(study.m))
+    dense = run_passes(captured, ctx, CLEAN)
+    if f"{name} dense" not in _rows(args.out):
+        _keep(args.out, f"{name} dense", {"macs": 1.0, "psnr": _psnr(dense, study.sets)})
+    for share in args.shares:
+        case = Case(dense, dataclasses.replace(ctx, patterns=ladder), study, share)
+        macs = _uniform(case)[0].the_plan.macs  # what the uniform pattern leaves, ends and all
+        case = dataclasses.replace(
+            case, ctx=dataclasses.replace(case.ctx, budget=_budget(macs, dense, ctx))
+        )
+        for method in args.methods:
+            key = f"{name} {share:g} {method}, {study.steps} steps"
+            if key not in _rows(args.out):
+                reporter.note(key)
+                _keep(args.out, key, _measured(case, method, args.kept / key.replace(" ", "_")))
+
+
+def _ladder(m: int) -> tuple[int, ...]:
+    """N of the candidates: all of an eighth's steps, and finer ones below a quarter."""
+    return tuple(sorted({*range(m // 8, m, m // 8), m // 16, 3 * m // 16}))
+
+
+def _budget(macs: int, dense: Program, ctx: Context) -> Budget:
+    whole = run_passes(dense, ctx, (analyze_cost,)).the_plan.dense_macs
+    return Budget("macs", macs / whole + 1e-9, "x")
+
+
+def _measured(case: Case, method: str, folder: Path) -> Row:
+    study, ctx = case.study, case.ctx
+    program, policy = METHODS[method](case)
+    start = _psnr(program, study.sets)
+    recipe = Recipe(
+        steps=study.steps, batch=study.batch, patch=study.patch, checkpoint=folder,
+        resume=(folder / "state.pt").exists(),
+    )  # fmt: skip
+    interface = case.dense.interface
+    data = Patches(
+        calibration_set(), ctx.calibration.validation, ctx.task, interface, recipe.patch,
+        recipe.seed,
+    )  # fmt: skip
+    trained = train(program, policy, case.dense, data, recipe, ctx)
+    result = trained.program
+    if method == "sls":
+        result = settled(result, ctx, policy.patterns())
+    plan = result.the_plan
+    torch.save(result.module.state_dict(), folder / "weights.pt")
+    (folder / "plan.json").write_text(plan.to_json())
+    return {
+        "macs": plan.macs / plan.dense_macs, "start": start, "psnr": _psnr(result, study.sets),
+        "steps": trained.steps, "seconds": round(trained.seconds), "best_step": trained.best_step,
+        "recipe": {"batch": recipe.batch, "patch": recipe.patch, "lr": recipe.lr},
+        "patterns": [str(layer.pattern) for layer in plan.layers], "weights": str(folder.name),
+    }  # fmt: skip
+
+
+def _psnr(program: Program, sets: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for name in sets:
+        text, source = evaluation_set(name)
+        interface, task = program.interface, Task.parse(text)
+        samples = source.samples(task, interface.channels, interface.scale)
+        found[name] = evaluate(program, samples, task).psnr
+    return found
+
+
+def _rows(path: Path) -> dict[str, Row]:
+    return json.loads(path.read_text())["rows"] if path.exists() else {}
+
+
+def _keep(path: Path, key: str, row: Row) -> None:
+    rows = {**_rows(path), key: row}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cpu": cpu_name(), "rows": rows}, indent=1) + "\n")
+
+
+def print_table(rows: dict[str, Row]) -> None:
+    """One line a row: share of MACs, PSNR on each test set, before training in brackets."""
+    sets = list(dict.fromkeys(name for row in rows.values() for name in row["psnr"]))
+    table = Table("", "MACs", *sets, "minutes")
+    for key, row in rows.items():
+        before = row.get("start", {})
+        cells = [
+            f"{row['psnr'][s]:.2f}" + (f" ({before[s]:.2f})" if s in before else "")
+            if s in row["psnr"]
+            else ""
+            for s in sets
+        ]
+        minutes = f"{row['seconds'] / 60:.1f}" if "seconds" in row else ""
+        table.add_row(key, f"{row['macs']:.3f}", *cells, minutes)
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()
