@@ -35,8 +35,7 @@ def with_checkpoint(recipe: Recipe, output: Path) -> Recipe:
         raise NmcompileError(f"{folder} holds no checkpoint to resume; leave out --resume")
     if state.is_file() and not recipe.resume:
         raise NmcompileError(
-            f"{folder} holds the checkpoint of a run that did not end: go on with --resume, or "
-            "remove that folder"
+            f"{folder} holds a checkpoint already: go on with --resume, or remove that folder"
         )
     return dataclasses.replace(recipe, checkpoint=folder)
 

@@ -77,7 +77,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--batch", type=int, metavar="N", help="patches a step (32)")
     group.add_argument("--patch", type=int, metavar="PIXELS", help="side of a network input (40)")
-    group.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate")
+    group.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate (4e-4)")
     group.add_argument("--seed", type=int, metavar="N", help="draws patches and noise (0)")
     group.add_argument(
         "--checkpoint", type=Path, metavar="DIR",

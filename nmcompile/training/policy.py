@@ -18,7 +18,10 @@ class Policy(Protocol):
     """What happens to masks while a network is trained; called by the trainer in this order."""
 
     def masking(self, layer: Layer, weight: Tensor) -> Masking | None:
-        """The masking of a layer's weight (operator's layout); None: dense, trained unmasked."""
+        """The masking of a layer's weight (operator's layout); None: dense, trained unmasked.
+
+        `weight` has the values only; the parameter itself is what the masking's forward is given.
+        """
 
     def begin(self, network: Trainable) -> None:
         """Once all maskings are in place: whose weights the policy may look at, and change."""

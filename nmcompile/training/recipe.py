@@ -41,7 +41,7 @@ class Recipe:
     seconds: float | None = None
     batch: int = 32
     patch: int = 40
-    lr: float = 1e-3
+    lr: float = 4e-4
     warm_up: float = 0.05
     ema: float = 0.99
     clip: float = 1.0
