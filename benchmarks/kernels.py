@@ -41,7 +41,9 @@ CHANNELS, HEIGHT, WIDTH = 64, 180, 320
 # Convolutions one after the other in every contender, so that bringing the image into and out of
 # a runtime's own layout weighs little.
 CHAIN = 8
-PATTERNS = ("dense", "2:4", "1:4", "1:8", "64x2:4", "64x1:4")
+PATTERNS = (
+    "dense", "8x3:4k", "8x2:4k", "8x1:4k", "8x1:8k", "3:4", "2:4", "1:4", "1:8", "64x2:4", "64x1:4",
+)  # fmt: skip
 Image = NDArray[np.float32]
 
 

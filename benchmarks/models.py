@@ -59,12 +59,14 @@ class Case:
 
 
 _X4 = {"dense": {"openvino": 1.3}, "macs=0.5": {"openvino": 2.0}}
-_DNCNN = {"dense": {}, "64x2:4": {"openvino": 3.0}}
+_DNCNN = {"dense": {}, "64x2:4": {"openvino": 3.0}, "8x2:4k": {}}
 CASES = {
     "edsr": Case(
         "edsr_f64b5_x2", "sr:2", (180, 320),
         {
             "dense": {"openvino": 1.3},
+            "8x2:4k": {},
+            "8x1:4k": {},
             "2:4": {},
             "64x2:4": {"openvino": 2.5, "onnxruntime": 15.0},
             "1:4": {"openvino": 3.5, "openvino-f32": 2.5, "onnxruntime": 2.5},
