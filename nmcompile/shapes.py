@@ -46,7 +46,7 @@ def formula(program: Program, node: fx.Node, factor: int) -> str:
     batch = _expression(image.shape[0])
     if batch.is_number:  # traced for that many, good for any
         product *= sympy.Symbol("N") / batch
-    return str(_in_multiples(product, program.interface.multiple)).replace("//", "/")
+    return str(_in_multiples(product, program.interface.multiple))
 
 
 def divides(program: Program, factor: int, node: fx.Node) -> bool:

@@ -74,6 +74,21 @@ class Strided(nn.Module):
         return self.up(self.down(x))
 
 
+class AnySize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down = conv(3, 3, stride=2)
+
+    def forward(self, x):
+        return x + nn.functional.interpolate(self.down(x), x.shape[2:], mode="bilinear")
+
+
+def test_a_division_that_rounds_down_is_written_as_one(ctx):
+    (layer,) = plan_of(AnySize(), ctx).layers
+    sizes = {"N": sympy.Integer(1), "H": sympy.Integer(17), "W": sympy.Integer(24)}
+    assert sympy.sympify(layer.macs_formula, locals=sizes) == 81 * 9 * 12
+
+
 def test_strides_divide_the_positions(ctx):
     found = plan_of(Strided(), ctx)
     down, up = found.layers
