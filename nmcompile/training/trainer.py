@@ -141,14 +141,14 @@ class _Run:
         started = time.perf_counter() - self.elapsed
         source = batches(self.data, recipe.batch, self.step, self.world.rank, self.world.size)
         with self._shown() as show, Scalars(self._tensorboard()) as scalars:
-            while True:
-                self.elapsed = time.perf_counter() - started
-                before = self._progress()
-                if before >= 1:
-                    break
+            progress = self._progress()
+            while progress < 1:
+                before = progress
                 degraded, clean = next(source)
                 self._take_step(degraded, clean, before)
-                self._look(before, scalars)
+                self.elapsed = time.perf_counter() - started
+                progress = self._progress()
+                self._look(before, progress, scalars)
                 show(before * recipe.length, self._standing())
                 if self.elapsed - self.saved_at > recipe.checkpoint_seconds:
                     self._save()
@@ -196,9 +196,8 @@ class _Run:
         loss = (recipe.distillation * distilled + recipe.reconstruction * restored) / top
         return loss + self.policy.penalty()
 
-    def _look(self, before: float, scalars: Scalars) -> None:
+    def _look(self, before: float, after: float, scalars: Scalars) -> None:
         """Validates, and adds to the curve, where the run has come to a mark."""
-        after = self._progress()
         crossed = [int(after * n) > int(before * n) for n in (self.recipe.validations, _POINTS)]
         if crossed[0]:
             psnr = self._validate()

@@ -200,8 +200,9 @@ def test_the_best_state_is_of_the_final_patterns(case):
 
 
 def test_time_ends_a_run_too(case):
-    done = trained(case, dataclasses.replace(RECIPE, steps=None, seconds=0.5))
+    done = trained(case, dataclasses.replace(RECIPE, steps=None, seconds=2.0))
     assert done.steps >= 1
+    assert sum(point.psnr is not None for point in done.curve) > 2
     assert done.curve[-1].psnr is not None
 
 
