@@ -1,6 +1,7 @@
 """Pretrained networks, pruned and trained -> PSNR: uniform, layer-wise and learned patterns.
 
     python -m benchmarks.quality [NETWORK ...] [--shares 0.5 0.25] [--methods ...] [--steps N]
+        [--set FIELD=VALUE ...]
 
 All methods of a network have the same steps and, at a share, the same MACs: those of the uniform
 pattern that keeps that share of the trunk. A row that the result file holds is not measured again
@@ -159,6 +160,9 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the trunk's")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--steps", type=int, help="other than the study's")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of Recipe, such as lr=3e-4"
+    )
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/quality.json")
     parser.add_argument("--kept", type=Path, default=cache_folder() / "quality")
@@ -191,10 +195,11 @@ def _study(name: str, args: argparse.Namespace) -> None:
             case, ctx=dataclasses.replace(case.ctx, budget=_budget(macs, dense, ctx))
         )
         for method in args.methods:
-            key = f"{name} {share:g} {method}, {study.steps} steps"
+            key = " ".join([f"{name} {share:g} {method}, {study.steps} steps", *sorted(args.set)])
             if key not in _rows(args.out):
                 reporter.note(key)
-                _keep(args.out, key, _measured(case, method, args.kept / key.replace(" ", "_")))
+                folder = args.kept / key.replace(" ", "_")
+                _keep(args.out, key, _measured(case, method, folder, _changes(args.set)))
 
 
 def _ladder(m: int) -> tuple[int, ...]:
@@ -207,14 +212,19 @@ def _budget(macs: int, dense: Program, ctx: Context) -> Budget:
     return Budget("macs", macs / whole + 1e-9, "x")
 
 
-def _measured(case: Case, method: str, folder: Path) -> Row:
+def _changes(items: list[str]) -> dict[str, Any]:
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Recipe)}
+    given = dict(item.split("=", 1) for item in items)
+    return {name: kinds[name](value) for name, value in given.items()}
+
+
+def _measured(case: Case, method: str, folder: Path, changes: dict[str, Any]) -> Row:
     study, ctx = case.study, case.ctx
     program, policy = METHODS[method](case)
     start = _psnr(program, study.sets)
-    recipe = Recipe(
-        steps=study.steps, batch=study.batch, patch=study.patch, checkpoint=folder,
-        resume=(folder / "state.pt").exists(),
-    )  # fmt: skip
+    fields: dict[str, Any] = {"batch": study.batch, "patch": study.patch, **changes}
+    resume = (folder / "state.pt").exists()
+    recipe = Recipe(**fields, steps=study.steps, checkpoint=folder, resume=resume)
     interface = case.dense.interface
     data = Patches(
         calibration_set(), ctx.calibration.validation, ctx.task, interface, recipe.patch,

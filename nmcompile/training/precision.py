@@ -12,8 +12,8 @@ _CHOICES = ("auto", "bf16", "fp32")
 def trains_in_bf16(asked: str, device: torch.device) -> bool:
     """Whether convolutions are trained in bf16 (sums in fp32, weights kept in fp32).
 
-    On one core of a Zen 4 with AVX512_BF16, DnCNN's step takes 0.56 of its time in fp32
-    (forward and backward, channels-last; 0.77 of the time that bf16 takes channels-first).
+    On one core of a Zen 4 with AVX512_BF16, forward and backward of eight 64 -> 64 convolutions ran
+    at 100 GMAC/s in bf16 and 51 in fp32 (both channels-last, other work beside them).
 
     Args:
         asked: bf16, fp32, or auto: where the processor multiplies bf16 itself; elsewhere torch

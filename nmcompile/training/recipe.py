@@ -14,7 +14,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; `benchmarks/finetune.py` measures what the choices bring.
+    """How a network is trained; `benchmarks/quality.py --set` measures what the choices bring.
 
     Attributes:
         steps: optimiser steps; None where the time is given.
