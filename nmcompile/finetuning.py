@@ -93,6 +93,7 @@ def training_facts(trained: Trained, recipe: Recipe, world: World) -> dict[str, 
         "best_psnr": _finite(trained.best_psnr),
         "best_step": trained.best_step,
         "precision": "bf16" if trained.bf16 else "fp32",
+        "masks": trained.masks,
         "recipe": {k: v for k, v in fields.items() if k not in _LEFT_OUT and v is not None},
         "curve": [dataclasses.asdict(point) for point in trained.curve],
     }

@@ -25,6 +25,7 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
             f"fine-tuned: {training['steps']} steps, {training['seconds']:.0f} s, validation "
             f"{training['start_psnr']:.2f} -> {training['best_psnr']:.2f} dB "
             f"(step {training['best_step']})"
+            f"{'; ' + training['masks'] if training['masks'] else ''}"
         )
     if receipt["note"]:
         console.print(f"[bold]note: {receipt['note']}[/bold]")

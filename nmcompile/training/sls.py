@@ -190,8 +190,12 @@ class SlsPolicy:
         return sum(own) + self.search.fixed
 
     def describe(self) -> str:
-        """The share of the dense cost that is left."""
-        return f"{self.cost / self._dense:.3f} of the cost{'' if self.ready() else ', searching'}"
+        """The share of the dense cost that is left, and where the search stands."""
+        share = f"{self.cost / self._dense:.3f} of the cost"
+        if self.found_at is None:
+            return f"{share}, searching"
+        how = "ended" if self.forced else "done"
+        return f"{share}, search {how} at {self.found_at:.0%} of the training"
 
     def patterns(self) -> dict[str, Pattern]:
         """The patterns that the masks follow."""

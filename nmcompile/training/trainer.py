@@ -59,6 +59,7 @@ class Trained:
         start_psnr, best_psnr: on the validation images, before training and of `program`, dB.
         best_step: when `program` was found.
         bf16: whether convolutions were trained in bf16.
+        masks: what the policy says of the masks it ended with.
     """
 
     program: Program
@@ -69,6 +70,7 @@ class Trained:
     best_psnr: float
     best_step: int
     bf16: bool
+    masks: str
 
 
 def train(
@@ -324,6 +326,7 @@ class _Run:
             self.best["psnr"],
             self.best["step"],
             self.bf16,
+            self.policy.describe(),
         )
 
     @contextlib.contextmanager

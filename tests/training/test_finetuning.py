@@ -77,6 +77,26 @@ def test_the_receipt_and_the_report_tell_of_training(place, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--search", "sls:4", "--budget", "macs=0.8"], "of the training"),
+        (["--train-masks", "sr-ste", "--uniform", "2:4"], "of the weights"),
+        (["--reassign", "1"], "patterns assigned anew"),
+    ],
+)
+def test_masks_that_are_learned_reach_the_engine(place, capsys, words, said):
+    assert main([*COMMAND, *TRAIN, *words]) == 0
+    receipt = json.loads((place / "engine/receipt.json").read_text())
+    assert said in receipt["training"]["masks"]
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert all(row["valid"] for row in receipt["layers"])
+    plan = Plan.load(place / "engine/plan.json")
+    assert receipt["macs"]["compiled"] == plan.macs
+    if "--uniform" not in words:
+        assert plan.macs <= (0.8 if "sls:4" in words else 0.6) * plan.dense_macs
+
+
 def test_a_run_that_was_cut_off_is_gone_on_with(place, capsys, monkeypatch):
     checkpointed = [*COMMAND, *TRAIN, "--checkpoint", "state"]
     assert main([*checkpointed, "--resume"]) == 1
@@ -98,6 +118,11 @@ def test_a_run_that_was_cut_off_is_gone_on_with(place, capsys, monkeypatch):
 BAD = [
     (["--finetune", "soon"], "expected steps or a time"),
     (["--lr", "0.1"], "give --finetune"),
+    (["--search", "sls"], "give --finetune"),
+    (["--finetune", "4", "--search", "best"], "--search best: expected sensitivity, sls"),
+    (["--finetune", "4", "--search", "sls:12"], "expected one of 4, 8, 16, 32"),
+    (["--finetune", "4", "--train-masks", "dense"], "expected fixed or sr-ste"),
+    (["--finetune", "4", "--reassign", "1", "--budget", "drop=0.1dB"], "--reassign needs a budget"),
     (["--finetune", "4", "--batch", "0"], "--batch 0"),
     (["--finetune", "4", "--lr", "nan"], "--lr nan"),
     (["--finetune", "4", "--patch", "200"], "smaller --patch"),
