@@ -96,7 +96,7 @@ def unpack(dense: Program, content: dict[str, Any]) -> Program:
     for name, value in weights.items():
         set_tensor(module, name, value)
     plan = Plan.from_json(content["plan"], "the checkpoint's plan")
-    facts = dense.facts | {"latency", "patterns", "pruned"}
+    facts = dense.facts | {"costs", "latency", "patterns", "pruned"}
     return Program(module, dense.interface, plan, facts)
 
 
