@@ -12,7 +12,7 @@ from nmcompile.capture import capture
 from nmcompile.context import ConvSpec
 from nmcompile.engine import seal
 from nmcompile.errors import NmcompileError
-from nmcompile.passes.assign_patterns import _reverted, within_loss
+from nmcompile.passes.assign_patterns import reverted, within_loss
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Choice, Layer, Plan
 from nmcompile.runtime import load, native
@@ -59,7 +59,7 @@ def test_a_network_with_an_unknown_operation_is_left_to_onnx_runtime():
 
 def test_a_pattern_that_does_not_pay_is_reverted():
     layers = (_layer("slow", 1.0, 1.5), _layer("fast", 1.0, 0.5), _layer("alike", 1.0, 0.99))
-    plan = _reverted(Plan((8, 8), "cpu", layers))
+    plan = reverted(Plan((8, 8), "cpu", layers))
     assert [layer.pattern for layer in plan.layers] == [DENSE, HALF, DENSE]
     assert plan.layers[0].reason == "reverted to dense: 2:4 takes 1.5 ms, dense 1 ms"
 
@@ -73,7 +73,7 @@ def test_a_pattern_that_does_not_pay_is_not_chosen_where_loss_may_be_spent():
 
 def test_where_no_pattern_gains_time_nothing_is_reverted():
     plan = Plan((8, 8), "onnx", (_layer("one", 1.0, 1.0), _layer("other", 1.0, 1.0)))
-    assert _reverted(plan) == plan
+    assert reverted(plan) == plan
 
 
 def test_a_native_engine_runs_and_refuses_damage(tmp_path):
