@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 import nmcompile.backends.native_spatial  # noqa: F401  (registers its handlers)
 from nmcompile.backends.as_conv import LARGEST_FACTOR, phases, transposed
+from nmcompile.backends.levels import NO_LEVELS, Levels
 from nmcompile.backends.native_ops import HANDLERS
 from nmcompile.backends.steps import Concat, Step, Steps, Tensor
-from nmcompile.convs import Conv, get_tensor, read_conv, to_canonical
+from nmcompile.convs import Conv, get_tensor, read_conv, to_canonical, weight_uses
 from nmcompile.pattern import DENSE
 from nmcompile.program import Program
 from nmcompile.runtime.native.blob import (
@@ -52,21 +54,29 @@ class Allowed:
     precision: Precision = Precision.FP32
 
 
-def lower(program: Program, allowed: Allowed = Allowed()) -> bytes:
+def lower(
+    program: Program,
+    allowed: Allowed = Allowed(),
+    levels: Mapping[str, NDArray[np.uint8]] | None = None,
+) -> bytes:
     """Packs the network; layers that the plan makes sparse take the sparse kernels.
 
     Args:
         program: the network.
         allowed: the kernels that it may take.
+        levels: by weight name, the least level that keeps each weight, as `Levels` has it.
 
     Raises:
         UnsupportedError: the graph has an operation that the native backend lacks.
+        NmcompileError: levels that do not fit the network's weights.
     """
     nodes = list(program.module.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
     output = nodes[-1].args[0]
     outputs = output if isinstance(output, tuple) else (output,)
-    return lower_nodes(program, nodes, inputs, outputs, {}, allowed)
+    found = Levels(levels or {})
+    found.check(weight_uses(program.module))
+    return lower_nodes(program, nodes, inputs, outputs, {}, allowed, found)
 
 
 def lower_nodes(
@@ -76,6 +86,7 @@ def lower_nodes(
     outputs: Sequence[Any],
     channels: Mapping[fx.Node, int],
     allowed: Allowed,
+    levels: Levels = NO_LEVELS,
 ) -> bytes:
     """Packs a part of the network.
 
@@ -86,11 +97,12 @@ def lower_nodes(
         outputs: images that a call returns.
         channels: of inputs, where a survey found out more than their own nodes say.
         allowed: the kernels that it may take.
+        levels: of the network's weights.
 
     Raises:
         UnsupportedError: one of the nodes is an operation that the native backend lacks.
     """
-    lowering = Lowering(program, allowed)
+    lowering = Lowering(program, allowed, levels)
     for node in inputs:
         lowering.give(node, channels.get(node))
     lowering.steps.inputs = [lowering.tensors[node] for node in inputs]
@@ -130,12 +142,13 @@ def survey(program: Program) -> Survey:
 class Lowering:
     """Walks the graph once; fuses what follows a step into it where it is the only user."""
 
-    def __init__(self, program: Program, allowed: Allowed) -> None:
+    def __init__(self, program: Program, allowed: Allowed, levels: Levels = NO_LEVELS) -> None:
         self.program = program
         self.allowed = allowed
         self.module = program.module
         self.batch = batch_of(program.module)
-        self.steps = Steps()
+        self.levels = levels
+        self.steps = Steps(levels=levels.count)
         self.tensors: dict[fx.Node, Tensor] = {}
         self.makers: dict[Tensor, Step] = {}
         plan = program.plan
@@ -204,10 +217,12 @@ class Lowering:
             raise UnsupportedError(f"{node.target} padded beyond its kernel's reach")
         kernel = (int(weight.shape[2]), int(weight.shape[3]))
         shape = ConvShape(kernel, conv.stride, conv.dilation, conv.padding, conv.groups)
+        data = conv_data(weight.numpy(), bias, family is not Family.DENSE)
+        least = self.levels.of(str(conv.weight.target), weight.numpy())
         step = Step(
             Kind.CONV2D, [source], Tensor(int(weight.shape[0])),
             shape.params(family=family, precision=self.allowed.precision),
-            conv_data(weight.numpy(), bias, family is not Family.DENSE),
+            self.levels.packed(data, weight.numpy(), least),
         )  # fmt: skip
         self.add(node, step)
 
@@ -221,12 +236,15 @@ class Lowering:
     ) -> None:
         weight = get_tensor(self.module, str(conv.weight.target))
         canonical = to_canonical(weight, conv.op, conv.groups).numpy()
-        found = transposed(
-            canonical, conv.stride, conv.dilation, conv.padding, conv.output_padding, conv.groups
-        )
+        how = (conv.stride, conv.dilation, conv.padding, conv.output_padding, conv.groups)
+        found = transposed(canonical, *how)
         if found is None or found.factor > LARGEST_FACTOR:
             raise unsupported(node)
         params, data = phases(found, bias, family, self.allowed.precision)
+        least = self.levels.of(str(conv.weight.target), canonical)
+        spread = None if least is None else transposed(least.astype(np.float32), *how)
+        if spread is not None:
+            data = self.levels.packed(data, found.weight, spread.weight.astype(np.uint8))
         step = Step(Kind.CONV2D, [source], Tensor(len(found.weight)), params, data)
         self.steps.items.append(step)
         self.makers[step.output] = step
@@ -271,7 +289,8 @@ class Lowering:
         step.activation, step.limits = kind, limits
         if slopes is not None:
             each = np.repeat(slopes, step.output.channels // len(slopes))
-            step.data = (*(*step.data, None, None, None)[:3], each)
+            weight, mask, bias, _, least = (*step.data, *[None] * 5)[:5]
+            step.data = (weight, mask, bias, each, least)
         assert last is not None
         self.tensors[node] = last.output
 

@@ -74,6 +74,7 @@ class Steps:
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     items: list[Step | Concat] = field(default_factory=list)
+    levels: int = 1
 
     def to_bytes(self, isa: Isa = Isa.BEST) -> bytes:
         """Gives every tensor its memory and packs the program for at most that family."""
@@ -96,6 +97,7 @@ class Steps:
             len(self.inputs),
             [index[tensor] for tensor in self.outputs],
             isa,
+            self.levels,
         )
 
     def _without_concats(self) -> list[Step]:

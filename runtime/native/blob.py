@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MAGIC = 0x504B4D4E
-_VERSION = 3
+_VERSION = 4
 _NONE = 0xFFFFFFFF
-_HEADER = struct.Struct("<IIQIIIIII")
+_HEADER = struct.Struct("<IIQIIIIIIII")
 _VALUE = struct.Struct("<III")
-_OPERATION = struct.Struct("<I2IIII14i4f8Q")
+_OPERATION = struct.Struct("<I2IIII14i4f10Q")
 _ALIGNMENT = 64
-_DATA_PARTS = 4
+_DATA_PARTS = 5
+MOST_LEVELS = 8
 
 
 class Isa(enum.IntEnum):
@@ -137,7 +138,7 @@ class Operation:
         output: a value, by index.
         params: whole numbers.
         scalars: activation's two, then alpha and beta.
-        data: weights, mask, bias, slopes; None where there is none.
+        data: weights, mask, bias, slopes, levels; None where there is none.
         activation: what is applied to the result.
         shuffle: factor of a pixel shuffle in a convolution's store; the output has its channels.
     """
@@ -159,6 +160,7 @@ def pack(
     inputs: int,
     outputs: Sequence[int],
     isa: Isa = Isa.BEST,
+    levels: int = 1,
 ) -> bytes:
     """Packs a program.
 
@@ -169,8 +171,9 @@ def pack(
         inputs: how many of the values are inputs.
         outputs: values that the program gives.
         isa: the most that its kernels may use.
+        levels: how many it has; every data of levels is made for so many.
     """
-    counts = (len(buffers), len(values), len(operations), inputs, len(outputs), isa)
+    counts = (len(buffers), len(values), len(operations), inputs, len(outputs), isa, levels, 0)
     tables = struct.pack(f"<{len(buffers)}I", *buffers)
     tables += b"".join(_VALUE.pack(value.buffer, value.first, value.channels) for value in values)
     tables += struct.pack(f"<{len(outputs)}I", *outputs)
@@ -230,6 +233,33 @@ def conv_data(
     kept = weight.ravel() != 0
     mask = np.packbits(kept, bitorder="little")
     return (weight.ravel()[kept].astype(np.float32), mask, bias, slopes)
+
+
+def level_data(
+    weight: NDArray[np.float32], levels: NDArray[np.uint8], count: int, sparse: bool
+) -> NDArray[np.uint8] | None:
+    """A convolution's data that says which weights a level keeps.
+
+    From the last level but one down to the first, a bit for each weight that the level above keeps.
+
+    Args:
+        weight: [out, in/groups, kh, kw], all that the last level keeps.
+        levels: of the same shape, the least level that keeps each weight; nothing for zeros.
+        count: how many levels the program has.
+        sparse: as for `conv_data`.
+
+    Returns:
+        None where the first level keeps every weight, so that all levels are the same.
+    """
+    kept = weight.ravel() != 0
+    least = np.where(kept, levels.ravel(), 0)
+    if not least.any():
+        return None
+    own, planes = least[kept] if sparse else least, []
+    for level in reversed(range(count - 1)):
+        planes.append(own <= level)
+        own = own[planes[-1]]
+    return np.packbits(np.concatenate(planes), bitorder="little")
 
 
 def scalars(

@@ -25,6 +25,7 @@ class NativeProgram:
         channels: of each input.
         outputs: how many outputs it has.
         operations: how many steps it consists of.
+        levels: how many it has; the last keeps all weights, a lower one some of the next one's.
     """
 
     def __init__(self, packed: bytes, source: str = "program") -> None:
@@ -49,28 +50,39 @@ class NativeProgram:
         counts = [ctypes.c_uint32() for _ in range(3)]
         self._library.nmk_program_counts(self._handle, *map(ctypes.byref, counts))
         inputs, self.outputs, self.operations = (count.value for count in counts)
+        self.levels: int = self._library.nmk_program_levels(self._handle)
         self.channels = tuple(self._channels(index) for index in range(inputs))
 
-    def run(self, inputs: Sequence[_Image], threads: int = 1) -> list[_Image]:
+    def run(
+        self, inputs: Sequence[_Image], threads: int = 1, level: int | None = None
+    ) -> list[_Image]:
         """Runs it on a batch.
 
         Args:
             inputs: one array N x C x H x W for each input, all of one N.
             threads: how many to use, the calling one among them.
+            level: which weights to use, from 0; None for the last, which is all of them.
 
         Raises:
-            NmcompileError: arrays that it does not take, or an impossible size.
+            NmcompileError: arrays that it does not take, an impossible size, or no such level.
         """
-        return self._call(inputs, threads, self._library.nmk_program_run)
+        return self._call(inputs, threads, level, self._library.nmk_program_run)
 
-    def profile(self, inputs: Sequence[_Image], threads: int = 1) -> list[float]:
+    def profile(
+        self, inputs: Sequence[_Image], threads: int = 1, level: int | None = None
+    ) -> list[float]:
         """Runs it as `run` does and gives the seconds of each operation, a mean over threads."""
         seconds = (ctypes.c_double * self.operations)()
-        self._call(inputs, threads, self._library.nmk_program_profile, seconds)
+        self._call(inputs, threads, level, self._library.nmk_program_profile, seconds)
         return list(seconds)
 
     def _call(
-        self, inputs: Sequence[_Image], threads: int, function: Any, *more: Any
+        self,
+        inputs: Sequence[_Image],
+        threads: int,
+        level: int | None,
+        function: Any,
+        *more: Any,
     ) -> list[_Image]:
         images = [np.ascontiguousarray(image, np.float32) for image in inputs]
         self._check(images)
@@ -84,7 +96,7 @@ class NativeProgram:
         text = ctypes.create_string_buffer(_TEXT)
         failed = function(
             self._handle, _pointers(images), batch, sizes, _pointers(results), threads,
-            *more, text, _TEXT,
+            self.levels - 1 if level is None else level, *more, text, _TEXT,
         )  # fmt: skip
         self._raise_if(failed, text)
         return results
@@ -136,15 +148,17 @@ def _library() -> ctypes.CDLL:
     library.nmk_program_isa.restype = text
     library.nmk_program_isa.argtypes = [pointer]
     library.nmk_program_counts.argtypes = [pointer, u32, u32, u32]
+    library.nmk_program_levels.restype = ctypes.c_uint32
+    library.nmk_program_levels.argtypes = [pointer]
     library.nmk_program_input.argtypes = [pointer, ctypes.c_uint32, u32]
     library.nmk_program_output.argtypes = [
         pointer, ctypes.c_uint32, i64, i64, text, ctypes.c_size_t,
     ]  # fmt: skip
     library.nmk_program_run.argtypes = [
-        pointer, pointer, size, i64, pointer, ctypes.c_int, text, ctypes.c_size_t,
+        pointer, pointer, size, i64, pointer, ctypes.c_int, ctypes.c_int, text, ctypes.c_size_t,
     ]  # fmt: skip
     library.nmk_program_profile.argtypes = [
-        pointer, pointer, size, i64, pointer, ctypes.c_int,
+        pointer, pointer, size, i64, pointer, ctypes.c_int, ctypes.c_int,
         ctypes.POINTER(ctypes.c_double), text, ctypes.c_size_t,
     ]  # fmt: skip
     return library

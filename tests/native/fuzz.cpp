@@ -23,7 +23,7 @@ namespace {
 
 using Bytes = std::vector<unsigned char>;
 
-constexpr size_t kHeaderBytes = 40;
+constexpr size_t kHeaderBytes = 48;
 constexpr int64_t kMostFloats = 1 << 18;  // of an output: larger ones only cost time
 const uint32_t kEdges[] = {0, 1, 2, 3, 4, 6, 7, 15, 16, 17, 63, 64, 255, 1u << 14, (1u << 14) + 1,
                            1u << 24, 0x7fffffffu, 0x80000000u, 0xfffffffeu, 0xffffffffu};
@@ -127,8 +127,9 @@ private:
         for (auto& array : arrays) places.push_back(array.data());
         const std::vector<const float*> sources(places.begin(), places.begin() + inputs);
         const int threads = 1 + static_cast<int>(below(2));
+        const auto level = static_cast<int>(below(nmk_program_levels(program)));
         return nmk_program_run(program, sources.data(), 1, sizes.data(), places.data() + inputs, threads,
-                               text, sizeof text) == 0;
+                               level, text, sizeof text) == 0;
     }
 
     std::mt19937_64 random_;

@@ -66,6 +66,8 @@ int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* o
     return 0;
 }
 
+uint32_t nmk_program_levels(const nmk_program* program) { return program->held->levels; }
+
 int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels) {
     if (index >= program->held->inputs) return 1;
     *channels = program->held->values[index].channels;
@@ -84,19 +86,19 @@ int nmk_program_output(const nmk_program* program, uint32_t index, const int64_t
 }
 
 int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch,
-                    const int64_t* sizes, float* const* outputs, int threads, char* text,
+                    const int64_t* sizes, float* const* outputs, int threads, int level, char* text,
                     size_t text_size) {
     return guarded(text, text_size, [&] {
         nmk::Program& held = *program->held;
-        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, nullptr);
+        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, level, nullptr);
     });
 }
 
 int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
-                        const int64_t* sizes, float* const* outputs, int threads, double* seconds,
+                        const int64_t* sizes, float* const* outputs, int threads, int level, double* seconds,
                         char* text, size_t text_size) {
     return guarded(text, text_size, [&] {
         nmk::Program& held = *program->held;
-        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, seconds);
+        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, level, seconds);
     });
 }

@@ -9,8 +9,9 @@
 namespace nmk {
 
 constexpr uint32_t kMagic = 0x504b4d4e;  // "NMKP"
-constexpr uint32_t kFormatVersion = 3;
+constexpr uint32_t kFormatVersion = 4;
 constexpr uint32_t kNone = 0xffffffffu;
+constexpr uint32_t kMostLevels = 8;
 
 // Families of kernels, each including those before it; a program made for one was timed with it.
 enum class Isa : uint32_t { best, portable, avx2, avx512, avx512_bf16, avx512_fp16, amx };
@@ -20,6 +21,8 @@ struct HeaderRecord {
     uint64_t bytes;  // of the whole program, this header included
     uint32_t buffers, values, operations, inputs, outputs;
     uint32_t isa;  // Isa: the most that its kernels may use
+    uint32_t levels;  // 1 or more, at most kMostLevels: a lower one keeps some of the weights of the next
+    uint32_t zero;
     // Then: u32 channels for each buffer, a ValueRecord for each value (the inputs first), a u32
     // value for each output, an OperationRecord for each operation, zeros up to a multiple of 64.
 };
@@ -41,7 +44,7 @@ struct OperationRecord {
     uint32_t shuffle;     // conv2d: factor of a pixel shuffle of its result, of which output has the channels; else 1
     int32_t params[14];
     float scalars[4];
-    Extent data[4];
+    Extent data[5];
 };
 
 enum class Kind : uint32_t { conv2d, pointwise, pixel_shuffle, nearest, bilinear, max_pool, moments, pad };
@@ -62,7 +65,9 @@ enum class Family : int32_t { dense, sparse, shared };
 enum class Precision : int32_t { f32, bf16, fp16 };
 // Dense weights are [out][in/groups][kh][kw]; sparse ones are a bit for each of those (lowest bit
 // first) and the values of the set bits. Shared ones are the same, many outputs keeping the same.
-enum ConvData { kWeights, kMask, kBias, kSlopes };
+// Levels are, from the last but one down to the first, a bit for each of the weights that the level
+// above keeps; the last keeps all that are stored. Without them a convolution is the same at all levels.
+enum ConvData { kWeights, kMask, kBias, kSlopes, kLevels };
 
 // pointwise: y = act(...) by params[0]. A gate has one value a channel (height and width 1).
 enum class Pointwise : int32_t {

@@ -14,7 +14,6 @@ namespace {
 constexpr uint32_t kMostRecords = 1 << 14;
 constexpr uint32_t kMostChannels = 1 << 14;
 constexpr int kLargestKernel = 64, kLargestStride = 16, kLargestDilation = 64, kLargestPad = 1 << 16;
-constexpr size_t kLargestTile = size_t{1} << 24;  // floats
 constexpr uint64_t kLargestWeight = uint64_t{1} << 28;
 
 [[noreturn]] void fail(const std::string& what) { throw Error("damaged program: " + what); }
@@ -99,6 +98,34 @@ std::vector<float> unpack(const Data& data, const OperationRecord& record, uint6
     return weights;
 }
 
+// For each weight the least level that keeps it.
+std::vector<uint8_t> unpack_levels(const Data& data, const OperationRecord& record,
+                                   const std::vector<float>& weights, uint32_t count) {
+    const Extent& extent = record.data[kLevels];
+    const auto last = static_cast<uint8_t>(extent.bytes == 0 ? 0 : count - 1);
+    const bool dense = record.params[kFamily] == static_cast<int32_t>(Family::dense);
+    const char* mask = dense ? nullptr : data.find(record.data[kMask]);
+    const char* bits = data.find(extent);
+    std::vector<uint8_t> levels(weights.size(), last);
+    for (size_t i = 0; !dense && i < levels.size(); ++i) {
+        if ((mask[i / 8] >> (i % 8) & 1) == 0) levels[i] = kNever;
+    }
+    uint64_t at = 0;
+    for (uint8_t level = last; level > 0; --level) {
+        for (uint8_t& own : levels) {
+            if (own != level) continue;
+            require(at / 8 < extent.bytes, "size of levels");
+            own = static_cast<uint8_t>(own - (bits[at / 8] >> (at % 8) & 1));
+            ++at;
+        }
+    }
+    require(extent.bytes == (at + 7) / 8, "size of levels");
+    for (size_t i = 0; i < levels.size(); ++i) {
+        if (weights[i] == 0.0f) levels[i] = kNever;
+    }
+    return levels;
+}
+
 class Loader {
 public:
     Loader(Program& program, Data data) : program_(program), data_(data) {}
@@ -173,11 +200,11 @@ private:
         require(count <= kLargestWeight, "size of weights");
         operation.values[kBias] = data_.floats_or_none(record.data[kBias], out, "size of a bias");
         const std::vector<float> weights = unpack(data_, record, count);
-        auto conv = std::make_unique<Conv>(
-            make_conv(record, static_cast<int>(in), static_cast<int>(out), weights, *program_.kernels));
-        require(conv->tile_floats() <= kLargestTile, "a convolution with too large a window");
-        set_weights(*conv, weights, *program_.kernels);
-        operation.conv = std::move(conv);
+        const std::vector<uint8_t> levels = unpack_levels(data_, record, weights, program_.levels);
+        const ConvShape shape{record, static_cast<int>(in), static_cast<int>(out)};
+        Packings made = pack_levels(shape, weights, levels, static_cast<int>(program_.levels), *program_.kernels);
+        require(!made.convs.empty(), "a convolution with too large a window");
+        operation.convs = std::move(made.convs), operation.served = std::move(made.served);
     }
 
     void add_pointwise(Operation& operation) const {
@@ -272,6 +299,8 @@ std::unique_ptr<Program> load_program(const void* bytes, size_t size) {
     if (header.version != kFormatVersion) throw Error("a program of another version");
     require(header.bytes == size, "its size is not what it says");
     require(header.isa <= static_cast<uint32_t>(Isa::amx), "instruction set");
+    require(header.levels >= 1 && header.levels <= kMostLevels && header.zero == 0, "number of levels");
+    program->levels = header.levels;
     const char* why_not = "";
     program->kernels = choose_kernels(static_cast<Isa>(header.isa), &why_not);
     if (program->kernels == nullptr) throw Error(why_not);

@@ -11,6 +11,7 @@
 #include "conv.h"
 #include "format.h"
 #include "kernels.h"
+#include "levels.h"
 
 namespace nmk {
 
@@ -22,7 +23,8 @@ struct Error : std::runtime_error {
 struct Operation {
     OperationRecord record;
     std::vector<float> values[4];  // data[i] as floats; a conv2d keeps only bias and slopes here
-    std::unique_ptr<Conv> conv;
+    std::vector<Conv> convs;     // a conv2d's packings, the first for the last level
+    std::vector<Served> served;  // and which of them a level runs
 
     Kind kind() const { return static_cast<Kind>(record.kind); }
     int param(int index) const { return record.params[index]; }
@@ -37,7 +39,7 @@ struct Program {
     std::vector<ValueRecord> values;
     std::vector<uint32_t> outputs;
     std::vector<Operation> operations;
-    uint32_t inputs = 0;
+    uint32_t inputs = 0, levels = 1;
 
     // Idle workspaces; a run takes one away, so that several threads may run at once.
     std::mutex guard;
@@ -56,10 +58,10 @@ struct Shape {
 
 inline bool operator==(Shape a, Shape b) { return a.height == b.height && a.width == b.width; }
 
-// Runs the program on each image of a batch, `sizes` one an input; throws Error. Adds to `seconds`
-// (or null) what each operation took.
+// Runs a level of the program on each image of a batch, `sizes` one an input; throws Error. Adds to
+// `seconds` (or null) what each operation took.
 void run_program(Program& program, const float* const* inputs, int64_t batch,
-                 const std::vector<Shape>& sizes, float* const* outputs, int threads,
+                 const std::vector<Shape>& sizes, float* const* outputs, int threads, int level,
                  double* seconds);
 
 // Height and width of every buffer for inputs of those sizes; throws Error where one is impossible.

@@ -19,8 +19,9 @@ constexpr size_t kMostIdle = 16;
 
 class Execution {
 public:
-    Execution(const Program& program, Workspace& workspace, const float* const* inputs, float* const* outputs)
-        : program_(program), work_(workspace), inputs_(inputs), outputs_(outputs) {}
+    Execution(const Program& program, Workspace& workspace, const float* const* inputs, float* const* outputs,
+              int level)
+        : program_(program), work_(workspace), inputs_(inputs), outputs_(outputs), level_(level) {}
 
     void image(int64_t number) {
         number_ = number;
@@ -87,8 +88,8 @@ private:
         } else {
             const auto started = std::chrono::steady_clock::now();
             const View second = view(stage.reads[1].value, stage.reads[1].slot, thread);
-            compute_rows({&program_.operations[stage.index], &work_.plans[stage.index], program_.kernels, in,
-                          second, out, work_.scratch(thread)},
+            compute_rows({&program_.operations[stage.index], work_.plans[stage.index].data(), level_,
+                          program_.kernels, in, second, out, work_.scratch(thread)},
                          first, stop);
             const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
             seconds(stage, thread) += took.count();
@@ -133,7 +134,7 @@ private:
         const Stage& stage = work_.stages.all[index];
         const View in = view(stage.reads[0].value, stage.reads[0].slot, 0);
         const View out = view(stage.value, stage.slot, 0);
-        const Step step{&program_.operations[stage.index], nullptr, program_.kernels, in, {}, out, nullptr};
+        const Step step{&program_.operations[stage.index], nullptr, level_, program_.kernels, in, {}, out, nullptr};
         const uint32_t* mask = work_.masks[stage.index].get();
         work_.pool.each(in.channels, [&](int64_t first, int64_t stop, int thread) {
             const auto started = std::chrono::steady_clock::now();
@@ -149,6 +150,7 @@ private:
     Workspace& work_;
     const float* const* inputs_;
     float* const* outputs_;
+    int level_;
     int64_t number_ = 0;
 };
 
@@ -176,15 +178,19 @@ void give_back(Program& program, std::unique_ptr<Workspace> workspace) {
 }  // namespace
 
 void run_program(Program& program, const float* const* inputs, int64_t batch,
-                 const std::vector<Shape>& sizes, float* const* outputs, int threads,
+                 const std::vector<Shape>& sizes, float* const* outputs, int threads, int level,
                  double* seconds) {
     if (threads < 1 || threads > kMostThreads) throw Error("threads: give a number from 1 to 1024");
+    if (level < 0 || static_cast<uint32_t>(level) >= program.levels) {
+        throw Error("there is no level " + std::to_string(level) + "; give one from 0 to " +
+                    std::to_string(program.levels - 1));
+    }
     if (batch < 0) throw Error("the batch is negative");
     if (batch == 0) return;
     std::unique_ptr<Workspace> workspace = borrow(program, threads);
     workspace->fit(program, sizes);
     std::fill(workspace->seconds.begin(), workspace->seconds.end(), 0.0);
-    Execution execution(program, *workspace, inputs, outputs);
+    Execution execution(program, *workspace, inputs, outputs, level);
     for (int64_t i = 0; i < batch; ++i) execution.image(i);
     const size_t operations = program.operations.size();
     for (size_t i = 0; seconds != nullptr && i < workspace->seconds.size(); ++i) {

@@ -9,7 +9,8 @@ namespace nmk {
 
 struct Step {
     const Operation* operation;
-    const ConvPlan* plan;  // of a convolution
+    const ConvPlan* plans;  // of a convolution's packings
+    int level;
     const Kernels* kernels;
     View input, second, output;
     float* scratch;

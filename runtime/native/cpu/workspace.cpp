@@ -60,13 +60,16 @@ void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
         const View in = view(program, stage.reads[0].value, stage.reads[0].slot, 0);
         if (operation.kind() == Kind::moments) masks[stage.index] = row_mask(in, program.kernels->lanes);
         if (operation.kind() == Kind::pointwise) {
-            const View out = view(program, stage.value, stage.slot, 0);
-            scratch = std::max(scratch, 2 * static_cast<size_t>(out.plane));
+            scratch = std::max(scratch, 2 * static_cast<size_t>(view(program, stage.value, stage.slot, 0).plane));
         }
-        if (operation.conv == nullptr) continue;
-        plans[stage.index] = plan_conv(*operation.conv, *program.kernels, in,
-                                       view(program, stage.value, stage.slot, 0));
-        scratch = std::max(scratch, conv_scratch(*operation.conv, *program.kernels));
+        const View out = view(program, stage.value, stage.slot, 0);
+        // Runs point into their plan: it must not be copied, as a vector that grows would.
+        plans[stage.index].resize(operation.convs.size());
+        for (size_t i = 0; i < operation.convs.size(); ++i) {
+            const Conv& conv = operation.convs[i];
+            plans[stage.index][i] = plan_conv(conv, *program.kernels, in, out);
+            scratch = std::max(scratch, conv_scratch(conv, *program.kernels));
+        }
     }
     if (scratch > scratch_floats_) {
         scratch_ = aligned<float>(scratch * static_cast<size_t>(pool.threads()));
@@ -153,12 +156,13 @@ Work Workspace::work_of(const Program& program, const Stage& stage) const {
     }
     if (stage.value != kNone) add(stage.value);
     work.row_cost = work.row_bytes / 16;
-    const Conv* conv = stage.role == Role::compute ? program.operations[stage.index].conv.get() : nullptr;
-    if (conv != nullptr) {
+    const std::vector<Conv>* convs = stage.role == Role::compute ? &program.operations[stage.index].convs : nullptr;
+    if (convs != nullptr && !convs->empty()) {
+        const Conv* conv = convs->data();
         const double weights = static_cast<double>(program.operations[stage.index].record.data[kWeights].bytes) / 4;
         const double products = conv->method == Method::winograd ? weights / 4 : weights;
         work.row_cost += products * static_cast<double>(shapes_[out].width) / (16 * conv->shuffle * conv->shuffle);
-        work.unit = int64_t{conv->tile_rows} * conv->shuffle;
+        for (const Conv& packing : *convs) work.unit = std::max(work.unit, int64_t{packing.tile_rows} * conv->shuffle);
     }
     if (stage.slot != kNone) {
         const Slot& slot = stages.slots[stage.slot];

@@ -13,7 +13,8 @@
 
 namespace nmk {
 
-// Memory, plans and threads of one run at a time. Nothing is allocated while the size stays.
+// Memory, plans and threads of one run at a time. Nothing is allocated while the size stays,
+// whatever the level.
 struct Workspace {
     Workspace(const Program& program, int threads);
 
@@ -41,7 +42,7 @@ struct Workspace {
     int process;  // threads do not survive a fork: such a workspace is of no use to the child
     Stages stages;
     std::vector<Schedule> schedules;  // one a segment
-    std::vector<ConvPlan> plans;  // one an operation
+    std::vector<std::vector<ConvPlan>> plans;  // one a packing of an operation
     std::vector<Aligned<uint32_t>> masks;  // of a row's valid lanes, for operations over images
     std::vector<double> seconds;  // [thread][operation], of one run
 

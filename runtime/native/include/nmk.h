@@ -17,7 +17,7 @@
 #endif
 
 /* Raised whenever a function here changes its meaning, its arguments, or goes away. */
-#define NMK_ABI_VERSION 4
+#define NMK_ABI_VERSION 5
 
 /* Bits of nmk_cpu_features(). A bit keeps its place for good. */
 #define NMK_AVX2 (UINT64_C(1) << 0)
@@ -82,6 +82,9 @@ NMK_API const char* nmk_program_isa(const nmk_program* program);
 NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* outputs,
                                uint32_t* operations);
 
+/* How many levels it has, 1 or more: the last keeps all its weights, a lower one some of the next one's. */
+NMK_API uint32_t nmk_program_levels(const nmk_program* program);
+
 /* The channels of an input; not 0 if there is no such input. */
 NMK_API int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels);
 
@@ -95,19 +98,20 @@ NMK_API int nmk_program_output(const nmk_program* program, uint32_t index, const
 /* Runs it: inputs and outputs are pointers to contiguous [batch][channels][height][width] images,
  * each of its own height and width, all of one batch.
  *
- * Uses that many threads, the caller's among them. Memory and threads are kept for the next run;
- * a run of the same sizes and thread count as the last takes no further memory. Not 0, and why, if a
- * size is impossible or memory runs out.
+ * Uses that many threads, the caller's among them, and the weights of one level, counted from 0.
+ * Memory and threads are kept for the next run; a run of the same sizes and thread count as the last
+ * takes no further memory, whatever the level. Not 0, and why, if a size is impossible, there is no
+ * such level or memory runs out.
  */
 NMK_API int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t batch,
-                            const int64_t* sizes, float* const* outputs, int threads, char* text,
+                            const int64_t* sizes, float* const* outputs, int threads, int level, char* text,
                             size_t text_size);
 
 /* The same, and adds the seconds that each operation took to seconds[0..operations): over all bands
  * of rows, the mean of the threads. */
 NMK_API int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_t batch,
                                 const int64_t* sizes, float* const* outputs, int threads,
-                                double* seconds, char* text, size_t text_size);
+                                int level, double* seconds, char* text, size_t text_size);
 
 #ifdef __cplusplus
 }
