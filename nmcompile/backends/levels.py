@@ -36,7 +36,8 @@ class Levels:
         for name, least in self.named.items():
             if name not in weights:
                 raise NmcompileError(
-                    f"levels of {name}, which the network does not have; name weights of its convolutions"
+                    f"levels of {name}, which the network does not have; name weights of its "
+                    "convolutions"
                 )
             if least.dtype != np.uint8 or _last(least) >= MOST_LEVELS:
                 raise NmcompileError(
@@ -71,7 +72,7 @@ class Levels:
         """A convolution's data with its levels; `weight` and `least` as it has them."""
         if least is None:
             return data
-        return (*data, level_data(weight, least, self.count, sparse=data[1] is not None))
+        return (*data, level_data(weight, least, self.count))
 
 
 def _last(least: NDArray[np.uint8]) -> int:

@@ -236,7 +236,7 @@ def conv_data(
 
 
 def level_data(
-    weight: NDArray[np.float32], levels: NDArray[np.uint8], count: int, sparse: bool
+    weight: NDArray[np.float32], levels: NDArray[np.uint8], count: int
 ) -> NDArray[np.uint8] | None:
     """A convolution's data that says which weights a level keeps.
 
@@ -246,16 +246,13 @@ def level_data(
         weight: [out, in/groups, kh, kw], all that the last level keeps.
         levels: of the same shape, the least level that keeps each weight; nothing for zeros.
         count: how many levels the program has.
-        sparse: as for `conv_data`.
 
     Returns:
         None where the first level keeps every weight, so that all levels are the same.
     """
-    kept = weight.ravel() != 0
-    least = np.where(kept, levels.ravel(), 0)
-    if not least.any():
+    own, planes = levels.ravel()[weight.ravel() != 0], []
+    if not own.any():
         return None
-    own, planes = least[kept] if sparse else least, []
     for level in reversed(range(count - 1)):
         planes.append(own <= level)
         own = own[planes[-1]]

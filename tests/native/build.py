@@ -19,6 +19,7 @@ from nmcompile.runtime.native.blob import (
     Residual,
     Value,
     conv_data,
+    level_data,
     pack,
 )
 from nmcompile.runtime.native.program import NativeProgram
@@ -77,6 +78,37 @@ def pruned(pattern: Pattern, shape: tuple[int, int, int, int]) -> NDArray[np.flo
     """Random weights [out, in, kh, kw] that keep the pattern."""
     weight = noise(*shape)
     return weight * pattern.largest(weight)
+
+
+def ladder(
+    patterns: Sequence[Pattern], shape: tuple[int, int, int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Random weights that keep the last pattern, and for each the least level that keeps it.
+
+    Level l keeps, of what the next one does, what its own pattern keeps.
+    """
+    weight, least = noise(*shape), np.full(shape, 255, np.uint8)
+    for level in reversed(range(len(patterns))):
+        left = np.where(least == level + 1, weight, 0) if level + 1 < len(patterns) else weight
+        least[patterns[level].largest(left) & (left != 0)] = level
+    return np.where(least == 255, 0, weight).astype(np.float32), least
+
+
+def levelled() -> bytes:
+    """A program of three levels: whole kernels, single weights, and a layer without levels."""
+    shape, one = ConvShape((3, 3), padding=(1, 1, 1, 1)), ConvShape((1, 1))
+    operations = []
+    for index, text in enumerate(("8x2:8k 8x4:8k dense", "1:8 1:4 2:4")):
+        weight, least = ladder([*map(Pattern.parse, text.split())], (16, 16, 3, 3))
+        family = Family.DENSE if "dense" in text else Family.SPARSE
+        sparse = family is Family.SPARSE
+        data = (*conv_data(weight, noise(16), sparse), level_data(weight, least, 3))
+        params = shape.params(family=family)
+        operations.append(Operation(Kind.CONV2D, (index,), index + 1, params, data=data))
+    data = conv_data(noise(4, 16, 1, 1), None, False)
+    operations.append(Operation(Kind.CONV2D, (2,), 3, one.params(), data=data))
+    values = [Value(0, 0, 16), Value(1, 0, 16), Value(2, 0, 16), Value(3, 0, 4)]
+    return pack([16, 16, 16, 4], values, operations, 1, [3], levels=3)
 
 
 def bf16(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -182,12 +182,13 @@ class Net:
             part = self.view(self.values[spare].buffer, 1, self.channels(spare) - 1, size)
             self.conv(middle, WINDOWS[1], part)
 
-    def packed(self, apart: bool) -> bytes:
+    def packed(self, apart: bool, levels: int = 1) -> bytes:
         """Its bytes; the last value and one other are outputs.
 
         Args:
             apart: with a mean over an image after every step, which nothing reads: such a step
                 needs all of its input, so that no two steps run interleaved.
+            levels: how many it has.
         """
         values, buffers = [*self.values, Value(len(self.buffers), 0, 4)], [*self.buffers, 4]
         barrier = Operation(Kind.MOMENTS, (0,), len(values) - 1, (0, 0))
@@ -195,7 +196,7 @@ class Net:
             part for step in self.operations for part in ([step, barrier] if apart else [step])
         ]
         outputs = [self.ready[-1], self.ready[len(self.ready) // 2]]
-        return pack(buffers, values, steps, 1, outputs)
+        return pack(buffers, values, steps, 1, outputs, levels=levels)
 
 
 def random_network(seed: int, steps: int = 9) -> Net:

@@ -15,7 +15,7 @@ from nmcompile.runtime.native.program import NativeProgram
 from tests.native.build import everything, noise, single
 
 FLIPS = 1500
-HEADER = 40
+HEADER = 48
 
 
 def _try(packed: bytes, x: np.ndarray) -> bool:

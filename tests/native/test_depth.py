@@ -26,7 +26,7 @@ from nmcompile.runtime.native.blob import (
     pack,
 )
 from nmcompile.runtime.native.program import NativeProgram
-from tests.native.build import noise
+from tests.native.build import levelled, noise
 from tests.native.networks import SAME, random_network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,7 +148,9 @@ def test_what_lies_between_operations_is_never_whole(tmp_path):
     assert int(ran.stdout) < 60e3  # KiB
 
 
-def test_a_second_run_of_a_size_allocates_nothing(tmp_path):
+@pytest.mark.parametrize("packed", [random_network(3).packed(apart=False), levelled()], ids=len)
+def test_a_second_run_of_a_size_allocates_nothing(tmp_path, packed):
+    """Whatever the level: each run's is the next one."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         pytest.skip("no C compiler")
@@ -159,7 +161,7 @@ def test_a_second_run_of_a_size_allocates_nothing(tmp_path):
          f"-I{ROOT}/runtime/native/include", str(library), f"-Wl,-rpath,{library.parent}"],
         check=True,
     )  # fmt: skip
-    program.write_bytes(random_network(3).packed(apart=False))
+    program.write_bytes(packed)
     for threads in ("1", "3"):
         ran = subprocess.run(
             [harness, program, "70", "50", threads], capture_output=True, text=True, check=True

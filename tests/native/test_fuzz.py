@@ -25,7 +25,7 @@ from nmcompile.runtime.native.blob import (
     conv_data,
     pack,
 )
-from tests.native.build import everything, isas, noise, single
+from tests.native.build import everything, isas, levelled, noise, single
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 8  # for each family of kernels
@@ -73,6 +73,7 @@ def fuzzer(tmp_path_factory):
 def _programs():
     """Every kind of operation, in forms that the one program of all of them does not have."""
     yield everything()
+    yield levelled()
     strided = ConvShape((5, 3), (2, 1), (1, 2), (2, 2, 2, 1), groups=2)
     for family, precision in itertools.product(Family, Precision):
         weight = noise(18, 10, 5, 3) * (noise(18, 10, 5, 3) > 0)

@@ -66,7 +66,7 @@ enum class Precision : int32_t { f32, bf16, fp16 };
 // Dense weights are [out][in/groups][kh][kw]; sparse ones are a bit for each of those (lowest bit
 // first) and the values of the set bits. Shared ones are the same, many outputs keeping the same.
 // Levels are, from the last but one down to the first, a bit for each of the weights that the level
-// above keeps; the last keeps all that are stored. Without them a convolution is the same at all levels.
+// above keeps; the last keeps all but zeros. Without them a convolution is the same at all levels.
 enum ConvData { kWeights, kMask, kBias, kSlopes, kLevels };
 
 // pointwise: y = act(...) by params[0]. A gate has one value a channel (height and width 1).

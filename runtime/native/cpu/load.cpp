@@ -103,12 +103,10 @@ std::vector<uint8_t> unpack_levels(const Data& data, const OperationRecord& reco
                                    const std::vector<float>& weights, uint32_t count) {
     const Extent& extent = record.data[kLevels];
     const auto last = static_cast<uint8_t>(extent.bytes == 0 ? 0 : count - 1);
-    const bool dense = record.params[kFamily] == static_cast<int32_t>(Family::dense);
-    const char* mask = dense ? nullptr : data.find(record.data[kMask]);
     const char* bits = data.find(extent);
     std::vector<uint8_t> levels(weights.size(), last);
-    for (size_t i = 0; !dense && i < levels.size(); ++i) {
-        if ((mask[i / 8] >> (i % 8) & 1) == 0) levels[i] = kNever;
+    for (size_t i = 0; i < levels.size(); ++i) {
+        if (weights[i] == 0.0f) levels[i] = kNever;
     }
     uint64_t at = 0;
     for (uint8_t level = last; level > 0; --level) {
@@ -120,9 +118,6 @@ std::vector<uint8_t> unpack_levels(const Data& data, const OperationRecord& reco
         }
     }
     require(extent.bytes == (at + 7) / 8, "size of levels");
-    for (size_t i = 0; i < levels.size(); ++i) {
-        if (weights[i] == 0.0f) levels[i] = kNever;
-    }
     return levels;
 }
 
