@@ -12,8 +12,6 @@
 
 namespace nmk {
 
-constexpr uint8_t kNever = 255;  // in place of the least level that keeps a weight
-
 // An activation in memory, as strips (see kernels.h): all channels of a row, then the next row.
 struct View {
     float* data = nullptr;
@@ -41,12 +39,11 @@ struct PairBlock {
     Aligned<uint32_t> words;
 };
 
-// The weights of one group of a convolution. Of every list a level runs the first few; the last level, all.
+// The weights of one group of a convolution.
 struct Part {
     std::vector<Tap> taps;
-    std::vector<std::vector<uint32_t>> counts;  // of a level: taps, or kept inputs, of each list
+    std::vector<uint32_t> counts;
     std::vector<int> used;       // Winograd: input channels that some output keeps
-    std::vector<int> used_counts;  // of a level
     std::vector<uint32_t> kept;  // and which of these every WG outputs do, `counts` of each
     int64_t steps = 0;  // of a tile's computation, between which the next tiles' inputs are fetched
     int input_blocks = 1;
@@ -64,7 +61,6 @@ struct Conv {
     int shuffle;                  // factor of the pixel shuffle in its store
     int block;                    // input channels whose packed tiles fit L1
     Method method;
-    int levels;                   // that it serves
     int tile_rows, tile_columns;  // outputs of a full tile; rows in parallel come in tiles
     std::vector<Part> parts;
     std::vector<uint32_t> tap_offsets;
@@ -85,10 +81,8 @@ struct Conv {
 Conv make_conv(const OperationRecord& record, int inputs, int outputs,
                const std::vector<float>& weights, const Kernels& kernels);
 
-// Prepares the weights [out][in/groups][kh][kw] of conv.levels levels: for each weight the least that keeps
-// it, kNever for zeros. Levels must be `nested` (see levels.h) in what the method's lists are made of.
-void set_weights(Conv& conv, const std::vector<float>& weights, const std::vector<uint8_t>& levels,
-                 const Kernels& kernels);
+// Prepares the weights [out][in/groups][kh][kw].
+void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& kernels);
 
 struct Lanes {
     alignas(kLine) uint32_t bits[16];
@@ -110,7 +104,6 @@ ConvPlan plan_conv(const Conv& conv, const Kernels& kernels, const View& input, 
 
 struct ConvRun {
     const Conv* conv;
-    int level;  // of conv.levels
     const ConvPlan* plan;
     const Kernels* kernels;
     View input, output, residual;

@@ -91,28 +91,26 @@ float half_twice(float value) {
     return found;
 }
 
-// Taps of an output and block of inputs, those of the first level first.
-void set_sparse(const Conv& conv, Part& part, const float* weights, const uint8_t* levels) {
+void set_sparse(const Conv& conv, Part& part, const float* weights, int block) {
     const bool halves = conv.method == Method::halves;
-    const int taps = conv.kernel_y * conv.kernel_x, block = conv.block;
+    const int taps = conv.kernel_y * conv.kernel_x;
     part.input_blocks = (conv.inputs + block - 1) / block;
     for (int first = 0; first < conv.outputs; first += kOutputBlock) {
         const int stop = std::min(first + kOutputBlock, conv.outputs);
         for (int start = 0; start < conv.inputs; start += block) {
             for (int out = first; out < stop; ++out) {
                 const size_t before = part.taps.size();
-                const ptrdiff_t row = static_cast<ptrdiff_t>(out) * conv.inputs * taps;
-                const int stop_in = std::min(start + block, conv.inputs);
-                for (int level = 0; level < conv.levels; ++level) {
-                    for (int i = start * taps; i < stop_in * taps; ++i) {
-                        if (levels[row + i] != level) continue;
-                        const auto at = static_cast<uint32_t>(i / taps * conv.tile_channel);
-                        const float weight = halves ? half_twice(weights[row + i]) : weights[row + i];
-                        part.taps.push_back({at + conv.tap_offsets[static_cast<size_t>(i % taps)], weight});
+                for (int in = start; in < std::min(start + block, conv.inputs); ++in) {
+                    const float* w = weights + (static_cast<ptrdiff_t>(out) * conv.inputs + in) * taps;
+                    for (int t = 0; t < taps; ++t) {
+                        const auto at = static_cast<uint32_t>(in * conv.tile_channel);
+                        if (w[t] != 0.0f) {
+                            const float weight = halves ? half_twice(w[t]) : w[t];
+                            part.taps.push_back({at + conv.tap_offsets[static_cast<size_t>(t)], weight});
+                        }
                     }
-                    part.counts[static_cast<size_t>(level)].push_back(
-                        static_cast<uint32_t>(part.taps.size() - before));
                 }
+                part.counts.push_back(static_cast<uint32_t>(part.taps.size() - before));
             }
         }
     }
@@ -134,7 +132,7 @@ int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
     const auto groups = [](int outputs, int group) { return int64_t{(outputs + group - 1) / group}; };
     switch (conv.method) {
         case Method::halves:
-        case Method::sparse: return static_cast<int64_t>(part.counts.back().size());
+        case Method::sparse: return static_cast<int64_t>(part.counts.size());
         case Method::winograd:
             return groups(conv.outputs, kernels.winograd_group) * kWinogradSide * kWinogradSide;
         case Method::dense:
@@ -157,7 +155,6 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs,
     conv.dilation_y = p[kDilationY], conv.dilation_x = p[kDilationX];
     conv.pad_left = p[kPadLeft], conv.pad_right = p[kPadRight];
     conv.pad_top = p[kPadTop], conv.pad_bottom = p[kPadBottom];
-    conv.levels = 1;
     conv.groups = p[kGroups], conv.inputs = inputs / conv.groups, conv.outputs = outputs / conv.groups;
     conv.shuffle = static_cast<int>(record.shuffle);
     const auto precision = static_cast<Precision>(p[kPrecision]);
@@ -183,21 +180,18 @@ Conv make_conv(const OperationRecord& record, int inputs, int outputs,
     return conv;
 }
 
-void set_weights(Conv& conv, const std::vector<float>& weights, const std::vector<uint8_t>& levels,
-                 const Kernels& kernels) {
+void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& kernels) {
     const ptrdiff_t size = static_cast<ptrdiff_t>(conv.outputs) * conv.inputs *
                            static_cast<ptrdiff_t>(conv.tap_offsets.size());
     for (int group = 0; group < conv.groups; ++group) {
         Part part;
-        part.counts.resize(static_cast<size_t>(conv.levels));
         const float* own = weights.data() + group * size;
-        const uint8_t* own_levels = levels.data() + group * size;
         switch (conv.method) {
             case Method::halves:
-            case Method::sparse: set_sparse(conv, part, own, own_levels); break;
+            case Method::sparse: set_sparse(conv, part, own, conv.block); break;
             case Method::dense: set_dense(conv, part, own, kernels.dense_group); break;
             case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;
-            case Method::winograd: set_winograd(conv, part, own, own_levels, kernels.winograd_group); break;
+            case Method::winograd: set_winograd(conv, part, own, kernels.winograd_group); break;
         }
         part.steps = steps(conv, part, kernels);
         for (const PairBlock& block : part.blocks) {

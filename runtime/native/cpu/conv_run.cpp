@@ -141,11 +141,11 @@ void compute_pairs(const Kernels& kernels, const Scratch& parts, const Part& par
     }
 }
 
-void compute(const ConvRun& run, const Scratch& parts, const Part& part, const PackJob& pack, const TileJob& job) {
-    const Kernels& kernels = *run.kernels;
-    switch (run.conv->method) {
+void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, const Part& part,
+             const PackJob& pack, const TileJob& job) {
+    switch (conv.method) {
         case Method::winograd:
-            kernels.conv_winograd({pack, job, part.used.data(), part.used_counts[static_cast<size_t>(run.level)],
+            kernels.conv_winograd({pack, job, part.used.data(), static_cast<int>(part.used.size()),
                                    part.kept.data(), parts.spots, parts.spot_step, parts.products});
             break;
         case Method::pairs: compute_pairs(kernels, parts, part, pack, job); break;
@@ -238,8 +238,7 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
         for (int group = 0; group < conv.groups; ++group) {
             const Part& part = conv.parts[static_cast<size_t>(group)];
             job.first = group * conv.outputs;
-            job.taps = part.taps.data(), job.stored = part.counts.back().data();
-            job.counts = part.counts[static_cast<size_t>(run.level)].data();
+            job.taps = part.taps.data(), job.counts = part.counts.data();
             job.input_blocks = part.input_blocks, job.weights = part.weights.get();
             pack.source = run.input.data + group * conv.inputs * run.input.plane;
             for (const ColumnTile& columns : run.plan->tiles) {
@@ -252,7 +251,7 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
                 job.columns = columns.columns;
                 job.output = run.output.data + at * conv.shuffle;
                 job.residual = run.residual.data == nullptr ? nullptr : run.residual.data + at;
-                compute(run, parts, part, pack, job);
+                compute(*run.kernels, conv, parts, part, pack, job);
             }
         }
     }

@@ -111,7 +111,7 @@ inline void fetch(Ahead& ahead, int channels) {
 template <class Form, int P>
 void nm_tile(const TileJob& job) {
     const Tap* tap = job.taps;
-    const uint32_t *count = job.counts, *stored = job.stored;
+    const uint32_t* count = job.counts;
     for (int first = 0; first < job.outputs; first += kOutputBlock) {
         const int stop = first + kOutputBlock < job.outputs ? first + kOutputBlock : job.outputs;
         for (int block = 0; block < job.input_blocks; ++block) {
@@ -119,7 +119,7 @@ void nm_tile(const TileJob& job) {
             for (int channel = first; channel < stop; ++channel, partial += R * P * L) {
                 const Tap* end = tap + *count++;
                 Form::template add<P>(partial, job.tile, job.row_step, tap, end, block == 0);
-                tap += *stored++;
+                tap = end;
                 fetch(*job.ahead, job.channels);
             }
         }

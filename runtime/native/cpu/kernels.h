@@ -98,7 +98,7 @@ struct TileJob {
     int outputs, channels;
     // sparse: taps in the order (block of outputs, block of inputs, output)
     const Tap* taps;
-    const uint32_t *counts, *stored;  // of each output and block: taps to run, and taps there are
+    const uint32_t* counts;
     int input_blocks;
     Ahead* ahead;
     float* partial;  // kOutputBlock x kTileRows x kTileColumns vectors
@@ -124,10 +124,10 @@ struct TileJob {
 // A tile of 4 rows and up to kWinogradBlocks blocks; its inputs are packed a channel at a time.
 struct WinogradJob {
     PackJob pack;
-    TileJob tile;        // weights [outputs / WG][36][stored of it][WG]; partial 4 x 12 vectors
+    TileJob tile;        // weights [outputs / WG][36][counts of it][WG]; partial 4 x 12 vectors
     const int* used;     // the input channels that some output keeps
     int used_count;
-    const uint32_t* kept;  // by WG outputs, as many as stored says: places in `used`
+    const uint32_t* kept;  // by WG outputs, as many as counts says: places in `used`
     float* spots;        // [36][used][blocks] vectors, spot_step floats from one to the next
     ptrdiff_t spot_step;
     float* products;     // [WG][blocks][36] vectors

@@ -24,7 +24,7 @@ struct Operation {
     OperationRecord record;
     std::vector<float> values[4];  // data[i] as floats; a conv2d keeps only bias and slopes here
     std::vector<Conv> convs;     // a conv2d's packings, the first for the last level
-    std::vector<Served> served;  // and which of them a level runs
+    std::vector<size_t> served;  // of each level: its packing
 
     Kind kind() const { return static_cast<Kind>(record.kind); }
     int param(int index) const { return record.params[index]; }

@@ -21,9 +21,9 @@ void convolve(const Step& step, int64_t first, int64_t stop) {
     const OperationRecord& record = operation.record;
     const float* bias = operation.values[kBias].empty() ? nullptr : operation.values[kBias].data();
     const Epilogue epilogue{bias, activation_of(operation), record.scalars[kAlpha], record.params[kResidual]};
-    const Served served = operation.served[static_cast<size_t>(step.level)];
-    const ConvRun run{&operation.convs[served.conv], served.level, step.plans + served.conv, step.kernels,
-                      step.input, step.output, step.second, epilogue};
+    const size_t packing = operation.served[static_cast<size_t>(step.level)];
+    const ConvRun run{&operation.convs[packing], step.plans + packing, step.kernels, step.input,
+                      step.output, step.second, epilogue};
     run_conv(run, first, stop, step.scratch);
 }
 

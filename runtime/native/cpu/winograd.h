@@ -81,10 +81,10 @@ inline void winograd_input(const WinogradJob& job, int place) {
     }
 }
 
-// WG outputs: at each spot a product of matrices, weights [spot][stored input][WG].
+// WG outputs: at each spot a product of matrices, weights [spot][kept input][WG].
 template <int P>
-inline void winograd_products(const WinogradJob& job, const uint32_t* kept, int count, int stored,
-                              const float* weights) {
+inline void winograd_products(const WinogradJob& job, const uint32_t* kept, int count,
+                              const float* weight) {
     for (int spot = 0; spot < kSpots; ++spot) {
         Vec sum[WG][P];
 #pragma GCC unroll 8
@@ -93,7 +93,6 @@ inline void winograd_products(const WinogradJob& job, const uint32_t* kept, int 
             for (int p = 0; p < P; ++p) sum[g][p] = Vec{};
         }
         const float* x = job.spots + spot * job.spot_step;
-        const float* weight = weights + static_cast<ptrdiff_t>(spot) * stored * WG;
         for (int i = 0; i < count; ++i, weight += WG) {
             const float* from = x + static_cast<size_t>(kept[i]) * (P * L);
             Vec inputs[P];
@@ -133,12 +132,12 @@ inline void winograd_output(const float* products, float* sums) {
 template <int P>
 void winograd_tile(const WinogradJob& job) {
     for (int i = 0; i < job.used_count; ++i) winograd_input<P>(job, i);
-    const uint32_t *kept = job.kept, *count_here = job.tile.counts, *stored_here = job.tile.stored;
+    const uint32_t *kept = job.kept, *kept_count = job.tile.counts;
     const float* weights = job.tile.weights;
-    for (int first = 0; first < job.tile.outputs; first += WG) {
-        const auto inputs = static_cast<int>(*count_here++), stored = static_cast<int>(*stored_here++);
-        winograd_products<P>(job, kept, inputs, stored, weights);
-        kept += stored, weights += kSpots * stored * WG;
+    for (int first = 0; first < job.tile.outputs; first += WG, ++kept_count) {
+        const auto inputs = static_cast<int>(*kept_count);
+        winograd_products<P>(job, kept, inputs, weights);
+        kept += inputs, weights += kSpots * inputs * WG;
         const int count = job.tile.outputs - first < WG ? job.tile.outputs - first : WG;
         for (int g = 0; g < count; ++g) {
             for (int p = 0; p < P; ++p) {

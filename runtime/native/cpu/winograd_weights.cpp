@@ -30,32 +30,6 @@ void spread_kernel(const float* weight, double* out) {
     for (int u = 0; u < kWinogradSide; ++u) spread_three(upright + 3 * u, 1, out + kWinogradSide * u, 1);
 }
 
-// For each input the least level at which one of the outputs keeps a weight of it.
-std::vector<int> least_levels(const Conv& conv, const uint8_t* levels, int first, int stop) {
-    const ptrdiff_t taps = static_cast<ptrdiff_t>(conv.kernel_y) * conv.kernel_x;
-    std::vector<int> least(static_cast<size_t>(conv.inputs), kNever);
-    for (int out = first; out < stop; ++out) {
-        for (int in = 0; in < conv.inputs; ++in) {
-            const uint8_t* own = levels + (static_cast<ptrdiff_t>(out) * conv.inputs + in) * taps;
-            int& found = least[static_cast<size_t>(in)];
-            found = std::min<int>(found, *std::min_element(own, own + taps));
-        }
-    }
-    return least;
-}
-
-// The inputs of each level in turn, and how many there are up to it.
-std::vector<int> by_level(const std::vector<int>& least, int levels, std::vector<int>& counts) {
-    std::vector<int> inputs;
-    for (int level = 0; level < levels; ++level) {
-        for (size_t in = 0; in < least.size(); ++in) {
-            if (least[in] == level) inputs.push_back(static_cast<int>(in));
-        }
-        counts.push_back(static_cast<int>(inputs.size()));
-    }
-    return inputs;
-}
-
 }  // namespace
 
 std::vector<std::vector<int>> kept_inputs(const Conv& conv, const float* weights, int group) {
@@ -75,18 +49,15 @@ std::vector<std::vector<int>> kept_inputs(const Conv& conv, const float* weights
     return lists;
 }
 
-void set_winograd(const Conv& conv, Part& part, const float* weights, const uint8_t* levels, int group) {
-    part.used = by_level(least_levels(conv, levels, 0, conv.outputs), conv.levels, part.used_counts);
+void set_winograd(const Conv& conv, Part& part, const float* weights, int group) {
+    const std::vector<std::vector<int>> lists = kept_inputs(conv, weights, group);
     std::vector<uint32_t> places(static_cast<size_t>(conv.inputs));
-    for (size_t i = 0; i < part.used.size(); ++i) places[static_cast<size_t>(part.used[i])] = static_cast<uint32_t>(i);
-    std::vector<std::vector<int>> lists;
-    for (int first = 0; first < conv.outputs; first += group) {
-        std::vector<int> counts;
-        const int stop = std::min(first + group, conv.outputs);
-        lists.push_back(by_level(least_levels(conv, levels, first, stop), conv.levels, counts));
-        for (size_t level = 0; level < counts.size(); ++level) {
-            part.counts[level].push_back(static_cast<uint32_t>(counts[level]));
-        }
+    for (int in = 0; in < conv.inputs; ++in) {
+        const auto keeps = [in](const std::vector<int>& list) {
+            return std::binary_search(list.begin(), list.end(), in);
+        };
+        places[static_cast<size_t>(in)] = static_cast<uint32_t>(part.used.size());
+        if (std::any_of(lists.begin(), lists.end(), keeps)) part.used.push_back(in);
     }
     size_t total = 0;
     for (const std::vector<int>& list : lists) total += list.size();
@@ -106,6 +77,7 @@ void set_winograd(const Conv& conv, Part& part, const float* weights, const uint
                 }
             }
         }
+        part.counts.push_back(static_cast<uint32_t>(count));
         to += kSpots * count * group;
     }
 }

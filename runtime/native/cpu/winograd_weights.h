@@ -11,9 +11,8 @@ namespace nmk {
 // For every `group` outputs the inputs of which any of them keeps a weight, ascending.
 std::vector<std::vector<int>> kept_inputs(const Conv& conv, const float* weights, int group);
 
-// Weights [out][in][3][3] of one group and the least level that keeps each -> the part's used, kept, counts,
-// and G g G^T of each kept one. Of what `group` outputs keep of an input all must have one level.
-void set_winograd(const Conv& conv, Part& part, const float* weights, const uint8_t* levels, int group);
+// Weights [out][in][3][3] of one group -> the part's used, kept, counts, and G g G^T of each kept one.
+void set_winograd(const Conv& conv, Part& part, const float* weights, int group);
 
 }  // namespace nmk
 
