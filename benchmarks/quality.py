@@ -138,7 +138,10 @@ def _shared(case: Case) -> Made:
 
 
 def _kernels(case: Case) -> Made:
-    return _layer_wise(case, tuple(Pattern(8, n, 16, True) for n in range(2, 15, 2)))
+    """In steps of an eighth; of each layer the largest M that it can take."""
+    return _layer_wise(
+        case, tuple(Pattern(8, n * m // 8, m, True) for m in (64, 32, 16) for n in range(1, 8))
+    )
 
 
 def _by_macs(case: Case) -> Made:
@@ -165,7 +168,7 @@ METHODS: dict[str, Callable[[Case], Made]] = {
     "sls": _sls,
     "sr-ste": _sr_ste,
     "64xN:64": _shared,
-    "8xN:16k": _kernels,
+    "8xN:Mk": _kernels,
     "any pattern by MACs": _by_macs,
     "any pattern by ms": _by_ms,
 }
