@@ -45,6 +45,11 @@ class Gates(nn.Module):
         k = (1 - self.speed * self.travelled).clamp(0, 1)
         return torch.cat([k.new_ones(1), k.cumprod(0)])
 
+    def confine(self) -> None:
+        """Puts k back between 0 and 1: beyond, the clamp would let no gradient reach it again."""
+        with torch.no_grad():
+            self.travelled.clamp_(0, 1 / self.speed)
+
     def forward(self) -> Tensor:
         """1 or 0 for each place of the ranking [M]."""
         p = self.chain()
@@ -112,8 +117,8 @@ class SlsPolicy:
 
     Deviations from the authors' code: costs may be milliseconds as well as MACs; groups of
     convolutions count; the regulariser is scaled by what the network costs dense, and the loss is
-    taken in 0..1; a search that has not met its budget halfway is ended by one threshold for all
-    layers' p that meets it.
+    taken in 0..1; k is kept from growing beyond 1, where it would be out of reach of any gradient;
+    a search that has not met its budget halfway is ended by closing the gates of least p.
     """
 
     def __init__(self, search: Search, costs: Mapping[str, Sequence[float]], speed: float) -> None:
@@ -166,6 +171,8 @@ class SlsPolicy:
 
     def after_step(self, progress: float) -> None:
         """Ends the search where the budget is met; once an epoch ranks, and presses on."""
+        for masking in self._maskings.values():
+            masking.gates.confine()
         if not self.ready() and self.cost <= self.search.limit:
             self._freeze(progress)
         if not self.ready() and progress >= DEADLINE:
@@ -233,14 +240,20 @@ class SlsPolicy:
         self.found_at = progress
 
     def _force(self, progress: float) -> None:
-        """Raises the threshold of p, for all layers alike, until the budget is met."""
-        chains = {name: m.gates.chain().detach() for name, m in self._maskings.items()}
-        values = torch.cat(list(chains.values())).unique()
-        for threshold in [_OPEN, *values[values > _OPEN].tolist()]:
-            counts = {name: max(1, int((p > threshold).sum())) for name, p in chains.items()}
-            cost = sum(float(self._costs[name][n - 1]) for name, n in counts.items())
-            if cost + self.search.fixed <= self.search.limit:
-                break
+        """Closes the gate of least p, of equals the one that saves most, until the budget is met."""
+        chains = {name: m.gates.chain().tolist() for name, m in self._maskings.items()}
+        counts = {name: m.n for name, m in self._maskings.items()}
+        cost = self.cost
+
+        def saved(name: str) -> float:
+            costs = self._costs[name]
+            return float(costs[counts[name] - 1] - costs[counts[name] - 2])
+
+        while cost > self.search.limit:
+            able = [name for name, n in counts.items() if n > 1]
+            least = min(able, key=lambda name: (chains[name][counts[name] - 1], -saved(name)))
+            cost -= saved(least)
+            counts[least] -= 1
         for name, masking in self._maskings.items():
             masking.freeze(counts[name])
         self.found_at, self.forced = progress, True
