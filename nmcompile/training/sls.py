@@ -240,7 +240,7 @@ class SlsPolicy:
         self.found_at = progress
 
     def _force(self, progress: float) -> None:
-        """Closes the gate of least p, of equals the one that saves most, until the budget is met."""
+        """Closes gates of least p, of equals those that save most, until the budget is met."""
         chains = {name: m.gates.chain().tolist() for name, m in self._maskings.items()}
         counts = {name: m.n for name, m in self._maskings.items()}
         cost = self.cost
