@@ -180,10 +180,17 @@ class _Run:
             self._stop(mean)
         self.optimiser.step()
         self.step += 1
-        self.policy.after_step(self._progress())
+        for name in self.policy.after_step(self._progress()):
+            self._forget(self.network.raw(name))
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.losses.append(mean)
+
+    def _forget(self, parameter: Tensor) -> None:
+        """Begins the moving average and Adam's moments of a weight anew from what it is now."""
+        place = next(i for i, p in enumerate(self.parameters) if p is parameter)
+        self.average[place].copy_(parameter.detach())
+        self.optimiser.state.pop(parameter, None)
 
     def _loss(self, degraded: Tensor, clean: Tensor) -> Tensor:
         recipe, top = self.recipe, self.program.interface.value_range
@@ -263,8 +270,8 @@ class _Run:
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.recipe.lr)
         self.losses.clear()
-        where = "no checkpoint was asked for: train again with a lower --lr"
-        if self._save():
+        where = "no checkpoint was left: train again with a lower --lr"
+        if self.world.told(self._save()):
             where = (
                 f"{self.recipe.checkpoint} holds the best state (step {kept}, "
                 f"{self.best['psnr']:.2f} dB): go on with --resume and a lower --lr"
@@ -301,7 +308,7 @@ class _Run:
         if self.recipe.checkpoint is None:
             raise NmcompileError("--resume needs the folder of the checkpoint: --checkpoint DIR")
         path: Path = self.recipe.checkpoint / checkpoint.STATE
-        content = checkpoint.read_state(path, self.digest)
+        content = checkpoint.read_for(path, self.digest)
         self.step, self.elapsed = content["step"], content["elapsed"]
         self.network.load(content["module"])
         self.optimiser.load_state_dict(content["optimiser"])

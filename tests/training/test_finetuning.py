@@ -113,6 +113,15 @@ def test_a_run_that_was_cut_off_is_gone_on_with(place, capsys, monkeypatch):
     assert main([*checkpointed, "--resume"]) == 0
     x = np.random.default_rng(1).random((1, 3, 24, 32), np.float32)
     assert np.array_equal(load("engine", 1).run(x), first.run(x))
+    for words in (["--budget", "macs=0.7"], ["--reassign", "1"], ["--search", "sls:4"]):
+        assert main([*checkpointed, "--resume", *words]) == 1
+        assert "another model, plan or recipe" in capsys.readouterr().err
+    other = _Enlarge()
+    with torch.no_grad():
+        other.head.weight *= 2
+    torch.save(other.state_dict(), "weights.pt")
+    assert main([*checkpointed, "--resume"]) == 1
+    assert "another model, plan or recipe" in capsys.readouterr().err
 
 
 BAD = [
