@@ -323,6 +323,7 @@ class _Run:
         self.policy.restore(self.best["policy"])
 
     def _trained(self) -> Trained:
+        masks = self.policy.describe()
         self._take_best()
         return Trained(
             self.network.to_program(),
@@ -333,7 +334,7 @@ class _Run:
             self.best["psnr"],
             self.best["step"],
             self.bf16,
-            self.policy.describe(),
+            masks,
         )
 
     @contextlib.contextmanager
