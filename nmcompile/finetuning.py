@@ -18,6 +18,7 @@ from nmcompile.training import checkpoint
 from nmcompile.training.batches import Patches
 from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
+from nmcompile.training.scalars import check_tensorboard
 from nmcompile.training.trainer import Trained, train
 
 _LEFT_OUT = ("checkpoint", "checkpoint_seconds", "resume", "tensorboard", "precision", "device")
@@ -27,7 +28,8 @@ def with_checkpoint(recipe: Recipe, output: Path) -> Recipe:
     """The recipe with a folder for its checkpoints: beside the engine where none was named.
 
     Raises:
-        NmcompileError: there is nothing to resume, or something that would be overwritten.
+        NmcompileError: there is nothing to resume, or something that would be overwritten;
+            scalars are asked for and cannot be written.
     """
     folder = recipe.checkpoint or _beside(output)
     state = folder / checkpoint.STATE
@@ -37,6 +39,8 @@ def with_checkpoint(recipe: Recipe, output: Path) -> Recipe:
         raise NmcompileError(
             f"{folder} holds a checkpoint already: go on with --resume, or remove that folder"
         )
+    if recipe.tensorboard:
+        check_tensorboard(recipe.tensorboard)
     return dataclasses.replace(recipe, checkpoint=folder)
 
 

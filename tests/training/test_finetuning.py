@@ -187,6 +187,7 @@ def test_tensorboard_is_a_package_of_its_own(place, capsys):
     except ImportError:
         assert main([*COMMAND, *TRAIN, "--tensorboard", "logs"]) == 1
         assert "pip install tensorboard" in capsys.readouterr().err
+        assert not list(place.glob(".engine.training"))
     else:
         assert main([*COMMAND, *TRAIN, "--tensorboard", "logs"]) == 0
         assert list((place / "logs").iterdir())
