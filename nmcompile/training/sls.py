@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,11 +34,14 @@ class Gates(nn.Module):
     clamps k at 1.03, which the paper does not and which lets p grow again).
     """
 
+    speed: Tensor
+
     def __init__(self, m: int, speed: float) -> None:
         """Args: m: weights of a group; speed: how many times as fast as `travelled` k moves."""
         super().__init__()
         self.travelled = nn.Parameter(torch.zeros(m - 1))
-        self.speed = speed
+        # In the module's state, so that a run resumed at another rate finds its gates in place.
+        self.register_buffer("speed", torch.tensor(speed))
 
     def chain(self) -> Tensor:
         """p [M], falling from 1."""
@@ -169,7 +172,7 @@ class SlsPolicy:
     def before_step(self, progress: float) -> None:
         """Nothing: gradients pass the masks as they are."""
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float) -> Collection[str]:
         """Ends the search where the budget is met; once an epoch ranks, and presses on."""
         for masking in self._maskings.values():
             masking.gates.confine()
@@ -179,7 +182,7 @@ class SlsPolicy:
             self._force(progress)
         epoch = int(progress * self.search.epochs)
         if epoch == self._epoch:
-            return
+            return ()
         self._epoch = epoch
         assert self._network is not None
         for name, masking in self._maskings.items():
@@ -189,6 +192,7 @@ class SlsPolicy:
             if abs(share - self._last_share) < _STALLED:
                 self._strength *= _ANNEALING
             self._last_share = share
+        return ()
 
     @property
     def cost(self) -> float:
@@ -230,7 +234,8 @@ class SlsPolicy:
 
     def _cost(self, name: str, masking: GatedMask) -> Tensor:
         """Differentiable: the cost of N = 1, and what each further open gate adds."""
-        cost, gates = self._costs[name], masking.gates()
+        gates = masking.gates()
+        cost = self._costs[name].to(gates.device)
         added: Tensor = cost[0] + (gates[1:] * cost.diff()).sum()
         return added
 

@@ -45,6 +45,14 @@ def test_the_chain_is_the_running_product_of_clamped_scalars():
     torch.testing.assert_close(gates(), torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]))
 
 
+def test_gates_stay_where_a_checkpoint_left_them_whatever_the_rate_is_now():
+    before, after = Gates(4, speed=2.0), Gates(4, speed=8.0)
+    with torch.no_grad():
+        before.travelled.copy_(torch.tensor([0.05, 0.1, 0.2]))
+    after.load_state_dict(before.state_dict())
+    torch.testing.assert_close(after.chain(), before.chain(), rtol=0, atol=0)
+
+
 def test_backwards_a_gate_is_its_own_p():
     gates = Gates(4, speed=1.0)
     with torch.no_grad():
