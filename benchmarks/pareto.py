@@ -166,6 +166,7 @@ _MARKERS = {
     "element-wise": ("s", "#2a6fbb"),
     "vector-wise": ("^", "#c2571a"),
     "whole kernels": ("D", "#2f8f4e"),
+    "mixed": ("P", "#7a4fa3"),
     "OpenVINO, dense": ("x", "#888888"),
 }
 
@@ -175,8 +176,10 @@ def _kind(engine: str) -> str:
         return "dense"
     if engine.startswith("openvino"):
         return "OpenVINO, dense"
-    if "16k" in engine:
+    if "Mk" in engine:
         return "whole kernels"
+    if engine.partition(" ")[2].startswith("any"):
+        return "mixed"
     return "vector-wise" if "64x" in engine else "element-wise"
 
 

@@ -24,11 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set
+from nmcompile.backends import make_target
 from nmcompile.budget import Budget
 from nmcompile.cache import cache_folder
 from nmcompile.context import Context
 from nmcompile.evaluate import evaluate
 from nmcompile.passes import analyze_cost
+from nmcompile.passes.assign_patterns import within_loss
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
@@ -136,8 +138,27 @@ def _shared(case: Case) -> Made:
 
 
 def _kernels(case: Case) -> Made:
-    patterns = tuple(Pattern(8, n, 16, True) for n in range(2, 15, 2))
-    return _layer_wise(case, patterns)
+    """In steps of an eighth; of each layer the largest M that it can take."""
+    return _layer_wise(
+        case, tuple(Pattern(8, n * m // 8, m, True) for m in (64, 32, 16) for n in range(1, 8))
+    )
+
+
+def _by_macs(case: Case) -> Made:
+    """Every kind of pattern, weighed by MACs alone."""
+    return _layer_wise(case, make_target("cpu", None).default_patterns())
+
+
+def _by_ms(case: Case) -> Made:
+    """The fastest plan whose losses sum to what those of `_by_macs` do."""
+    slow, _ = _by_macs(case)
+    target = make_target("cpu", None)
+    ctx = dataclasses.replace(case.ctx, target=target, patterns=target.default_patterns())
+    analyzed = analyze(case.dense, ctx)
+    plan = within_loss(analyzed.the_plan, slow.the_plan.loss or 0.0)
+    assigned = dataclasses.replace(analyzed, plan=plan, facts=analyzed.facts | {"patterns"})
+    pruned = prune(assigned, ctx)
+    return pruned, FixedPolicy(pruned.the_plan)
 
 
 METHODS: dict[str, Callable[[Case], Made]] = {
@@ -147,7 +168,9 @@ METHODS: dict[str, Callable[[Case], Made]] = {
     "sls": _sls,
     "sr-ste": _sr_ste,
     "64xN:64": _shared,
-    "8xN:16k": _kernels,
+    "8xN:Mk": _kernels,
+    "any pattern by MACs": _by_macs,
+    "any pattern by ms": _by_ms,
 }
 
 

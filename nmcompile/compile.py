@@ -122,17 +122,15 @@ def compile(
     return engine
 
 
-def assist(
-    model: nn.Module | ExportedProgram, output: Path | str, settings: Settings | None = None
-) -> None:
+def assist(model: nn.Module | ExportedProgram, settings: Settings | None = None) -> None:
     """Trains along with the process that compiles: what torchrun's other processes do.
 
-    Takes what that process gives to `compile`; only training is shared, the rest is its own.
+    Takes what that process gives to `compile`, but for the folder: only training is shared.
     """
     settings = settings or Settings()
-    if settings.finetune is None:
+    recipe = settings.finetune
+    if recipe is None:
         return
-    recipe = with_checkpoint(settings.finetune, Path(output))
     with joined() as world:
         opened = _open(model, settings, _Clock(SILENT))
         ctx, masks = opened.ctx, settings.masks

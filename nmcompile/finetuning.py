@@ -18,6 +18,7 @@ from nmcompile.training import checkpoint
 from nmcompile.training.batches import Patches
 from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
+from nmcompile.training.scalars import check_tensorboard
 from nmcompile.training.trainer import Trained, train
 
 _LEFT_OUT = ("checkpoint", "checkpoint_seconds", "resume", "tensorboard", "precision", "device")
@@ -27,7 +28,8 @@ def with_checkpoint(recipe: Recipe, output: Path) -> Recipe:
     """The recipe with a folder for its checkpoints: beside the engine where none was named.
 
     Raises:
-        NmcompileError: there is nothing to resume, or something that would be overwritten.
+        NmcompileError: there is nothing to resume, or something that would be overwritten;
+            scalars are asked for and cannot be written.
     """
     folder = recipe.checkpoint or _beside(output)
     state = folder / checkpoint.STATE
@@ -37,6 +39,8 @@ def with_checkpoint(recipe: Recipe, output: Path) -> Recipe:
         raise NmcompileError(
             f"{folder} holds a checkpoint already: go on with --resume, or remove that folder"
         )
+    if recipe.tensorboard:
+        check_tensorboard(recipe.tensorboard)
     return dataclasses.replace(recipe, checkpoint=folder)
 
 
@@ -76,9 +80,11 @@ def fine_tune(
             f"(the first is {data.too_small[0]})"
         )
     world.share(recipe.batch)
-    packed = world.told(_start(prune, recipe, ctx) if world.rank == 0 else None)
+    # The plan of a network with other weights, budget or way to masks would still fit.
+    asked = f"{checkpoint.weights_digest(dense)} {ctx.task} {ctx.budget} {masks}"
+    packed = world.told(_start(prune, recipe, ctx, asked) if world.rank == 0 else None)
     start = checkpoint.unpack(dense, packed)
-    policy = masks.policy(start, dense, ctx, recipe)
+    policy = masks.policy(start, dense, ctx, recipe, world)
     return train(start, policy, dense, data, recipe, ctx, world)
 
 
@@ -99,13 +105,15 @@ def training_facts(trained: Trained, recipe: Recipe, world: World) -> dict[str, 
     }
 
 
-def _start(prune: Callable[[], Program], recipe: Recipe, ctx: Context) -> dict[str, Any]:
-    """The pruned program that training starts from: a checkpoint's, or a new one."""
+def _start(
+    prune: Callable[[], Program], recipe: Recipe, ctx: Context, asked: str
+) -> dict[str, Any]:
+    """The pruned program that training starts from: a checkpoint's for the same, or a new one."""
     assert recipe.checkpoint is not None
     path = recipe.checkpoint / checkpoint.START
     if recipe.resume:
-        return checkpoint.read(path)
-    packed = checkpoint.pack(prune())
+        return checkpoint.read_for(path, asked)
+    packed = {"digest": asked, **checkpoint.pack(prune())}
     try:
         checkpoint.write(path, packed)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -36,8 +37,10 @@ def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> 
     elif ctx.target.executor == "regions":
         write_regions(folder, sparse, allowed_kernels(ctx.target))
     exported = export_program(dense)
+    archive = io.BytesIO()  # on a full disk torch's own writer ends the process
     with quiet():
-        torch.export.save(exported, folder / "dense.pt2")
+        torch.export.save(exported, archive)
+    (folder / "dense.pt2").write_bytes(archive.getbuffer())
     write_onnx(exported, dense.interface, folder / "dense.onnx")
     check_onnx(dense, folder / "dense.onnx")
     if not exchange_weights(folder / "dense.onnx", dense, sparse, folder / MODEL):

@@ -15,6 +15,7 @@ from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
 from nmcompile.reassign import ReassignPolicy
 from nmcompile.search import check_search, family_of_search, priced, settled, sls_policy
+from nmcompile.training.parallel import World
 from nmcompile.training.policy import FixedPolicy, Policy
 from nmcompile.training.recipe import Recipe
 from nmcompile.training.sr_ste import SrStePolicy
@@ -96,7 +97,9 @@ class Masks:
             return program.with_plan(dataclasses.replace(program.the_plan, budget=str(ctx.budget)))
         return dense.with_plan(prune().the_plan) if self.sr_ste else prune()
 
-    def policy(self, start: Program, dense: Program, ctx: Context, recipe: Recipe) -> Policy:
+    def policy(
+        self, start: Program, dense: Program, ctx: Context, recipe: Recipe, world: World
+    ) -> Policy:
         """What becomes of the masks of the program that training starts from."""
         if self.search:
             assert recipe.steps is not None
@@ -104,7 +107,7 @@ class Masks:
         if self.sr_ste:
             return SrStePolicy({layer.name: layer.pattern for layer in start.the_plan.layers})
         if self.reassign:
-            return ReassignPolicy(start.the_plan, dense, ctx, self.reassign)
+            return ReassignPolicy(start.the_plan, dense, ctx, self.reassign, world)
         return FixedPolicy(start.the_plan)
 
     def finish(self, trained: Program, ctx: Context) -> Program:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from nmcompile.context import Context
 from nmcompile.convs import get_tensor, set_tensor
-from nmcompile.errors import NmcompileError
 from nmcompile.passes.assign_patterns import assign_patterns
 from nmcompile.passes.measure_sensitivity import with_losses
 from nmcompile.passes.prune import prune_layers
@@ -19,6 +19,7 @@ from nmcompile.plan import Layer, Plan
 from nmcompile.program import Program
 from nmcompile.training.masking import FixedMask, Masking
 from nmcompile.training.network import Trainable
+from nmcompile.training.parallel import World
 from nmcompile.training.policy import FixedPolicy
 
 # The share of a training in which patterns may change; the rest is for what changed to recover.
@@ -28,37 +29,44 @@ _CHANGING = 0.75
 class ReassignPolicy(FixedPolicy):
     """Masks stay what pruning made them, but a few times patterns are assigned anew."""
 
-    def __init__(self, plan: Plan, dense: Program, ctx: Context, times: int) -> None:
-        """Args: see reassign; times: at most, evenly over the first three quarters."""
+    def __init__(
+        self, plan: Plan, dense: Program, ctx: Context, times: int, world: World | None = None
+    ) -> None:
+        """Starts from a plan.
+
+        Args:
+            plan: of the pruned program, with the choices that layers have.
+            dense: see reassign.
+            ctx: see reassign.
+            times: at most, evenly over the first three quarters.
+            world: the processes that train together.
+        """
         super().__init__(plan)
-        if ctx.budget.quantity == "drop":
-            raise NmcompileError(
-                "--reassign needs a budget that patterns can be weighed by: --budget macs=0.5 or "
-                "latency=0.5x"
-            )
         self._dense, self._ctx, self._times = dense, ctx, times
+        self._world = world or World()
         self._looked = 0
         self._network: Trainable | None = None
 
     def masking(self, layer: Layer, weight: Tensor) -> Masking | None:
         """A mask for every layer that has a choice."""
-        return FixedMask(weight != 0) if len(layer.choices) > 1 else None
+        if len(layer.choices) == 1:
+            return None
+        return FixedMask(_kept(weight, layer.pattern))
 
     def begin(self, network: Trainable) -> None:
         """Takes the network whose layers may change."""
         self._network = network
 
-    def after_step(self, progress: float) -> None:
-        """Assigns anew when it is time."""
+    def after_step(self, progress: float) -> Collection[str]:
+        """Assigns anew when it is time; gives the layers that took other patterns."""
         if self._looked == self._times:
-            return
+            return ()
         if progress < _CHANGING * (self._looked + 1) / self._times:
-            return
+            return ()
         self._looked += 1
-        assert self._network is not None
-        changed = reassign(self._network.to_program(), self._dense, self._ctx)
-        if changed is not None:
-            self._take(changed)
+        # One process decides: losses measured in another may differ in their last bits.
+        changed = self._world.told(self._changed() if self._world.rank == 0 else {})
+        return self._take(changed) if changed else ()
 
     def describe(self) -> str:
         """How often it has looked."""
@@ -75,20 +83,36 @@ class ReassignPolicy(FixedPolicy):
         found = {name: Pattern.parse(text) for name, text in state["patterns"].items()}
         self._plan = self._plan.assign(found, {})
 
-    def _take(self, changed: Program) -> None:
-        before, network = self.patterns(), self._network
+    def _changed(self) -> dict[str, tuple[str, Tensor]]:
+        """Layers that are to take other patterns -> the pattern, and the weight pruned to it."""
+        assert self._network is not None
+        before = self.patterns()
+        changed = reassign(self._network.to_program(), self._dense, self._ctx)
+        if changed is None:
+            return {}
+        return {
+            layer.name: (str(layer.pattern), get_tensor(changed.module, layer.name))
+            for layer in changed.the_plan.layers
+            if layer.pattern != before[layer.name]
+        }
+
+    def _take(self, changed: dict[str, tuple[str, Tensor]]) -> Collection[str]:
+        network = self._network
         assert network is not None
-        self._plan = changed.the_plan
-        names = [layer.name for layer in self._plan.layers if layer.pattern != before[layer.name]]
-        for name in names:
+        patterns = {name: Pattern.parse(text) for name, (text, _) in changed.items()}
+        self._plan = self._plan.assign(patterns, {})
+        for name, (_, weight) in changed.items():
             masking, raw = network.maskings[name], network.raw(name)
             assert isinstance(masking, FixedMask)
-            weight = get_tensor(changed.module, name).to(raw.device)
-            dense = self._plan.layer(name).pattern.is_dense
             with torch.no_grad():
                 raw.copy_(weight)
-                masking.kept.copy_(torch.ones_like(masking.kept) if dense else weight != 0)
-        self._ctx.reporter.note(f"note: {len(names)} layers took other patterns")
+                masking.kept.copy_(_kept(weight, patterns[name]))
+        self._ctx.reporter.note(f"note: {len(changed)} layers took other patterns")
+        return changed.keys()
+
+
+def _kept(weight: Tensor, pattern: Pattern) -> Tensor:
+    return torch.ones_like(weight, dtype=torch.bool) if pattern.is_dense else weight != 0
 
 
 def reassign(trained: Program, dense: Program, ctx: Context) -> Program | None:

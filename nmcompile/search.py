@@ -18,7 +18,7 @@ from nmcompile.training.sls import DEADLINE, Search, SlsPolicy
 
 GROUPS = (4, 8, 16, 32)
 _RUNGS = 8
-_EPOCHS, _LEAST_EPOCH = 300, 10  # the paper's, and steps of one
+_EPOCHS, _LEAST_EPOCH = 300, 2  # the paper's, and steps of one
 # How far a gate could move until the search must end, if it went one way at the highest rate:
 # Adam's steps are about as long as the rate, and in a short training no gate would ever close.
 _TRAVEL = 2.0

@@ -12,7 +12,9 @@ from nmcompile.passes import prune as prune_pass
 from nmcompile.passes.measure_sensitivity import with_losses
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.pipeline import run_passes
-from nmcompile.reassign import reassign
+from nmcompile.reassign import ReassignPolicy, reassign
+from nmcompile.training.network import Trainable
+from nmcompile.training.parallel import World
 from tests.networks import HALF, QUARTER, cleaned, context, plain
 
 STEPS = (analyze_cost, measure_latency, measure_sensitivity, assign_patterns, prune_pass)
@@ -57,6 +59,30 @@ def test_a_loss_is_measured_among_the_trained_neighbours(pruned, dense, ctx):
             ready = dataclasses.replace(alone, facts=frozenset({"patterns"}))
             expected = mse(prune_pass(ready, ctx)(crops), dense(crops)) - base
             assert choice.loss == pytest.approx(max(0.0, expected), rel=1e-3, abs=1e-9)
+
+
+def test_all_processes_take_what_the_first_decided(pruned, dense, ctx):
+    heard = []
+
+    class Told(World):
+        def told(self, value):
+            if self.rank == 0:
+                heard.append(value)
+            return heard[-1]
+
+    loose = dataclasses.replace(ctx, budget=Budget.parse("macs=0.8"))
+    networks, replaced = [], []
+    for rank, own in ((0, loose), (1, ctx)):  # the second one's own measure would change nothing
+        policy = ReassignPolicy(pruned.the_plan, dense, own, 1, Told(rank, 2))
+        networks.append(Trainable(pruned, policy))
+        replaced.append(set(policy.after_step(0.8)))
+    first, second = (network.to_program() for network in networks)
+    assert replaced[0] == replaced[1] != set()
+    assert first.plan == second.plan != pruned.plan
+    for layer in first.the_plan.layers:
+        weight = get_tensor(first.module, layer.name)
+        assert torch.equal(weight, get_tensor(second.module, layer.name))
+        assert layer.pattern.allows((weight != 0).numpy())
 
 
 def test_patterns_that_measure_as_before_stay(dense, ctx):

@@ -132,12 +132,15 @@ class CpuTarget:
         return 1e3 * statistics.median(times)
 
     def default_patterns(self) -> tuple[Pattern, ...]:
-        """Element-wise and of whole kernels, which gain in 3x3 layers; both fit 16-channel groups.
+        """Element-wise and of whole kernels, which gain in 3x3 layers; all fit 16-channel groups.
 
-        Vector-wise ones besides where there are bf16 kernels that make them pay.
+        Vector-wise ones besides where there are bf16 kernels that make them pay. Of whole kernels
+        a layer takes the largest M that it can.
         """
         single = tuple(Pattern(1, n, 16) for n in (2, 4, 6, 8, 12))
-        whole = tuple(Pattern(8, n, 16, whole=True) for n in (4, 8, 12))
+        whole = tuple(
+            Pattern(8, m * n // 4, m, whole=True) for m in (64, 32, 16) for n in (1, 2, 3)
+        )
         shared = (Pattern(64, 32, 64), Pattern(64, 16, 64)) if self.precision == "bf16" else ()
         return (*single, *whole, *shared)
 

@@ -99,14 +99,15 @@ def execute(args: argparse.Namespace) -> int:
     from nmcompile.progress import SILENT, Reporter
     from nmcompile.training.parallel import World
 
-    check_writable(args.output)
     settings = _settings(args)
     helps = World.here().rank > 0
+    if not helps:
+        check_writable(args.output)
     reporter = SILENT if helps else Reporter(verbose=args.verbose)
     with reporter.stage("opening the model"):
         model = options.open_model(args)
     if helps:
-        assist(model, args.output, settings)
+        assist(model, settings)
         return 0
     engine = compile(model, args.output, settings, reporter)
     if args.save_plan:

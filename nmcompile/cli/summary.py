@@ -23,13 +23,18 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
     if training := receipt["training"]:
         console.print(
             f"fine-tuned: {training['steps']} steps, {training['seconds']:.0f} s, validation "
-            f"{training['start_psnr']:.2f} -> {training['best_psnr']:.2f} dB "
+            f"{_decibels(training['start_psnr'])} -> {_decibels(training['best_psnr'])} dB "
             f"(step {training['best_step']})"
             f"{'; ' + training['masks'] if training['masks'] else ''}"
         )
     if receipt["note"]:
         console.print(f"[bold]note: {receipt['note']}[/bold]")
     console.print(f"every layer: nmcompile inspect {output}    pictures: {output / 'report.html'}")
+
+
+def _decibels(psnr: float | None) -> str:
+    """The receipt has null where images are equal to the last bit, or no numbers."""
+    return "-" if psnr is None else f"{psnr:.2f}"
 
 
 def _rows(receipt: dict[str, Any]) -> list[tuple[str, str, str, str]]:

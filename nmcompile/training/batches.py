@@ -48,8 +48,9 @@ class Patches(Dataset[Pair]):
         self._source, self._task, self._interface, self._seed = source, task, interface, seed
         self._size = _patch_size(interface, patch)
         images = training_images(source, validation)
-        self._images = [index for index in images if self._fits(index)]
-        self.too_small: list[Path] = [source.clean[i] for i in images if i not in set(self._images)]
+        fits = {index: self._fits(index) for index in images}
+        self._images = [index for index in images if fits[index]]
+        self.too_small: list[Path] = [source.clean[i] for i in images if not fits[i]]
         if not self._images:
             raise NmcompileError(
                 f"no training image is as large as a patch, {self._size[0]}x{self._size[1]} at the "

@@ -30,8 +30,14 @@ def digest(program: Program, recipe: Recipe) -> str:
     found = hashlib.sha256(f"{program.module.graph}{sorted(fields.items())}".encode())
     if program.plan is not None:
         found.update(repr([(x.name, str(x.pattern)) for x in program.plan.layers]).encode())
-    for name, value in sorted(program.module.state_dict().items()):
-        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    _add_weights(program, found)
+    return found.hexdigest()
+
+
+def weights_digest(program: Program) -> str:
+    """Equal for equal weights of equal names."""
+    found = hashlib.sha256()
+    _add_weights(program, found)
     return found.hexdigest()
 
 
@@ -63,13 +69,13 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_state(path: Path, wanted: str) -> dict[str, Any]:
+def read_for(path: Path, wanted: str) -> dict[str, Any]:
     """A checkpoint whose digest is `wanted`; raises NmcompileError for another run's."""
     content = read(path)
     if content.get("digest") != wanted:
         raise NmcompileError(
             f"{path} is the checkpoint of another model, plan or recipe; repeat the command that "
-            "made it, or start without --resume"
+            "made it, or remove it and start without --resume"
         )
     return content
 
@@ -98,6 +104,11 @@ def unpack(dense: Program, content: dict[str, Any]) -> Program:
     plan = Plan.from_json(content["plan"], "the checkpoint's plan")
     facts = dense.facts | {"costs", "latency", "patterns", "pruned"}
     return Program(module, dense.interface, plan, facts)
+
+
+def _add_weights(program: Program, digest: hashlib._Hash) -> None:
+    for name, value in sorted(program.module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
 
 
 def _tensors(program: Program) -> list[str]:

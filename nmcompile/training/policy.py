@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -36,8 +37,13 @@ class Policy(Protocol):
             progress: the share of the run that is over, 0..1.
         """
 
-    def after_step(self, progress: float) -> None:
-        """After the optimiser's step: ranks, schedules."""
+    def after_step(self, progress: float) -> Collection[str]:
+        """After the optimiser's step: ranks, schedules.
+
+        Returns:
+            Layers whose weights were replaced by others: what the trainer remembers of the old ones
+            (moving average, Adam's moments) is forgotten.
+        """
 
     def describe(self) -> str:
         """Where the masks stand, in a few words for the progress line; "" if nothing moves."""
@@ -73,8 +79,9 @@ class FixedPolicy:
     def before_step(self, progress: float) -> None:
         """Nothing."""
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float) -> Collection[str]:
         """Nothing."""
+        return ()
 
     def describe(self) -> str:
         """Nothing moves."""

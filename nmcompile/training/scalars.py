@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from nmcompile.errors import NmcompileError
+
+
+def check_tensorboard(folder: Path) -> None:
+    """Raises NmcompileError, before anything is measured, where scalars could not be written."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise NmcompileError("--tensorboard needs the package tensorboard: pip install tensorboard")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NmcompileError(
+            f"--tensorboard {folder}: cannot make that folder ({error.strerror}); give another"
+        ) from None
 
 
 class Scalars:
@@ -14,15 +27,10 @@ class Scalars:
     def __init__(self, folder: Path | None) -> None:
         """Args: folder: where TensorBoard will look."""
         self._writer: Any = None
-        if folder is None:
-            return
-        try:
+        if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise NmcompileError(
-                "--tensorboard needs the package tensorboard: pip install tensorboard"
-            ) from None
-        self._writer = SummaryWriter(str(folder))
+
+            self._writer = SummaryWriter(str(folder))
 
     def __enter__(self) -> Scalars:
         return self

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,16 +34,24 @@ class Gates(nn.Module):
     clamps k at 1.03, which the paper does not and which lets p grow again).
     """
 
+    speed: Tensor
+
     def __init__(self, m: int, speed: float) -> None:
         """Args: m: weights of a group; speed: how many times as fast as `travelled` k moves."""
         super().__init__()
         self.travelled = nn.Parameter(torch.zeros(m - 1))
-        self.speed = speed
+        # In the module's state, so that a run resumed at another rate finds its gates in place.
+        self.register_buffer("speed", torch.tensor(speed))
 
     def chain(self) -> Tensor:
         """p [M], falling from 1."""
         k = (1 - self.speed * self.travelled).clamp(0, 1)
         return torch.cat([k.new_ones(1), k.cumprod(0)])
+
+    def confine(self) -> None:
+        """Puts k back between 0 and 1: beyond, the clamp would let no gradient reach it again."""
+        with torch.no_grad():
+            self.travelled.clamp_(0, 1 / self.speed)
 
     def forward(self) -> Tensor:
         """1 or 0 for each place of the ranking [M]."""
@@ -112,8 +120,8 @@ class SlsPolicy:
 
     Deviations from the authors' code: costs may be milliseconds as well as MACs; groups of
     convolutions count; the regulariser is scaled by what the network costs dense, and the loss is
-    taken in 0..1; a search that has not met its budget halfway is ended by one threshold for all
-    layers' p that meets it.
+    taken in 0..1; k is kept from growing beyond 1, where it would be out of reach of any gradient;
+    a search that has not met its budget halfway is ended by closing the gates of least p.
     """
 
     def __init__(self, search: Search, costs: Mapping[str, Sequence[float]], speed: float) -> None:
@@ -164,15 +172,17 @@ class SlsPolicy:
     def before_step(self, progress: float) -> None:
         """Nothing: gradients pass the masks as they are."""
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float) -> Collection[str]:
         """Ends the search where the budget is met; once an epoch ranks, and presses on."""
+        for masking in self._maskings.values():
+            masking.gates.confine()
         if not self.ready() and self.cost <= self.search.limit:
             self._freeze(progress)
         if not self.ready() and progress >= DEADLINE:
             self._force(progress)
         epoch = int(progress * self.search.epochs)
         if epoch == self._epoch:
-            return
+            return ()
         self._epoch = epoch
         assert self._network is not None
         for name, masking in self._maskings.items():
@@ -182,6 +192,7 @@ class SlsPolicy:
             if abs(share - self._last_share) < _STALLED:
                 self._strength *= _ANNEALING
             self._last_share = share
+        return ()
 
     @property
     def cost(self) -> float:
@@ -223,7 +234,8 @@ class SlsPolicy:
 
     def _cost(self, name: str, masking: GatedMask) -> Tensor:
         """Differentiable: the cost of N = 1, and what each further open gate adds."""
-        cost, gates = self._costs[name], masking.gates()
+        gates = masking.gates()
+        cost = self._costs[name].to(gates.device)
         added: Tensor = cost[0] + (gates[1:] * cost.diff()).sum()
         return added
 
@@ -233,14 +245,20 @@ class SlsPolicy:
         self.found_at = progress
 
     def _force(self, progress: float) -> None:
-        """Raises the threshold of p, for all layers alike, until the budget is met."""
-        chains = {name: m.gates.chain().detach() for name, m in self._maskings.items()}
-        values = torch.cat(list(chains.values())).unique()
-        for threshold in [_OPEN, *values[values > _OPEN].tolist()]:
-            counts = {name: max(1, int((p > threshold).sum())) for name, p in chains.items()}
-            cost = sum(float(self._costs[name][n - 1]) for name, n in counts.items())
-            if cost + self.search.fixed <= self.search.limit:
-                break
+        """Closes gates of least p, of equals those that save most, until the budget is met."""
+        chains = {name: m.gates.chain().tolist() for name, m in self._maskings.items()}
+        counts = {name: m.n for name, m in self._maskings.items()}
+        cost = self.cost
+
+        def saved(name: str) -> float:
+            costs = self._costs[name]
+            return float(costs[counts[name] - 1] - costs[counts[name] - 2])
+
+        while cost > self.search.limit:
+            able = [name for name, n in counts.items() if n > 1]
+            least = min(able, key=lambda name: (chains[name][counts[name] - 1], -saved(name)))
+            cost -= saved(least)
+            counts[least] -= 1
         for name, masking in self._maskings.items():
             masking.freeze(counts[name])
         self.found_at, self.forced = progress, True

@@ -7,7 +7,7 @@ ICLR 2021, with its decay decoupled from Adam's moments, and a gradual schedule.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +102,7 @@ class SrStePolicy:
                 weight = self._raw(name)
                 weight.copy_(torch.where(masking.kept, weight, left * weight))
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float) -> Collection[str]:
         """Lowers N as the schedule says; fixes the masks in the end."""
         left = max(0.0, 1 - progress / _FALLING)
         for name, masking in self._maskings.items():
@@ -111,6 +111,7 @@ class SrStePolicy:
             if progress >= _FIXED and not masking.frozen:
                 masking(self._raw(name))
                 masking.frozen.fill_(True)
+        return ()
 
     def _raw(self, name: str) -> nn.Parameter:
         assert self._network is not None

@@ -180,10 +180,17 @@ class _Run:
             self._stop(mean)
         self.optimiser.step()
         self.step += 1
-        self.policy.after_step(self._progress())
+        for name in self.policy.after_step(self._progress()):
+            self._forget(self.network.raw(name))
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         self.losses.append(mean)
+
+    def _forget(self, parameter: Tensor) -> None:
+        """Begins the moving average and Adam's moments of a weight anew from what it is now."""
+        place = next(i for i, p in enumerate(self.parameters) if p is parameter)
+        self.average[place].copy_(parameter.detach())
+        self.optimiser.state.pop(parameter, None)
 
     def _loss(self, degraded: Tensor, clean: Tensor) -> Tensor:
         recipe, top = self.recipe, self.program.interface.value_range
@@ -263,10 +270,10 @@ class _Run:
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.recipe.lr)
         self.losses.clear()
-        where = "no checkpoint was asked for: train again with a lower --lr"
-        if self._save():
+        where = "no checkpoint was left: train again with a lower --lr"
+        if folder := self.world.told(self._save()):
             where = (
-                f"{self.recipe.checkpoint} holds the best state (step {kept}, "
+                f"{folder} holds the best state (step {kept}, "
                 f"{self.best['psnr']:.2f} dB): go on with --resume and a lower --lr"
             )
         raise NmcompileError(
@@ -274,12 +281,12 @@ class _Run:
             f"(--lr {self.recipe.lr:g}); {where}"
         )
 
-    def _save(self) -> bool:
-        """Writes a checkpoint if there is a place for it; a full disk stops nothing."""
+    def _save(self) -> Path | None:
+        """Writes a checkpoint if there is a place for it, which it gives; a full disk is no end."""
         self.saved_at = self.elapsed
         folder = self.recipe.checkpoint
         if folder is None or self.world.rank > 0:
-            return False
+            return None
         content = {
             "digest": self.digest, "step": self.step, "elapsed": self.elapsed,
             "module": self.network.state(), "optimiser": self.optimiser.state_dict(),
@@ -294,14 +301,12 @@ class _Run:
                 f"note: no checkpoint could be written to {folder} ({error.strerror or error}); "
                 "training goes on, and the checkpoint before it stands"
             )
-            return False
-        return True
+            return None
+        return folder
 
     def _resume(self) -> None:
-        if self.recipe.checkpoint is None:
-            raise NmcompileError("--resume needs the folder of the checkpoint: --checkpoint DIR")
-        path: Path = self.recipe.checkpoint / checkpoint.STATE
-        content = checkpoint.read_state(path, self.digest)
+        # Read by one process: the others may run on machines that do not have the folder.
+        content = self.world.told(self._read() if self.world.rank == 0 else None)
         self.step, self.elapsed = content["step"], content["elapsed"]
         self.network.load(content["module"])
         self.optimiser.load_state_dict(content["optimiser"])
@@ -311,11 +316,17 @@ class _Run:
         self.losses = content["losses"]
         self.curve = [Point(*values) for values in content["curve"]]
 
+    def _read(self) -> dict[str, Any]:
+        if self.recipe.checkpoint is None:
+            raise NmcompileError("--resume needs the folder of the checkpoint: --checkpoint DIR")
+        return checkpoint.read_for(self.recipe.checkpoint / checkpoint.STATE, self.digest)
+
     def _take_best(self) -> None:
         self.network.load(self.best["state"])
         self.policy.restore(self.best["policy"])
 
     def _trained(self) -> Trained:
+        masks = self.policy.describe()
         self._take_best()
         return Trained(
             self.network.to_program(),
@@ -326,7 +337,7 @@ class _Run:
             self.best["psnr"],
             self.best["step"],
             self.bf16,
-            self.policy.describe(),
+            masks,
         )
 
     @contextlib.contextmanager

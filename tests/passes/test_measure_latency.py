@@ -52,6 +52,19 @@ def test_every_layer_gets_the_patterns_it_can_take_dense_first(ctx):
     assert [c.latency_ms for c in body.choices] == pytest.approx([dense, dense / 2, dense / 4])
 
 
+def test_of_whole_kernels_a_layer_takes_the_largest_m_that_it_can(ctx):
+    texts = ("2x2:4k", "2x4:8k", "2x2:8k", "2x6:12k", "1:2", "2:4")
+    wide = dataclasses.replace(ctx, patterns=tuple(map(Pattern.parse, texts)))
+    found = measured(Around(conv(8, 12), conv(12, 4), conv(4, 8)), wide)
+
+    def choices(name):
+        return [str(choice.pattern) for choice in found.layer(name).choices[1:]]
+
+    assert choices("body.0.weight") == ["2x4:8k", "2x2:8k", "1:2", "2:4"]
+    assert choices("body.1.weight") == ["2x4:8k", "2x2:8k", "2x6:12k", "1:2", "2:4"]
+    assert choices("body.2.weight") == ["2x2:4k", "1:2", "2:4"]
+
+
 def test_what_stands_in_the_way_of_every_pattern_is_the_reason(ctx):
     found = measured(Around(conv(8, 8), conv(8, 8, groups=4)), ctx)
     assert found.layer("head.weight").reason == "3 input channels per group, pattern 2:4 needs 4"

@@ -20,8 +20,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     source = Source.folder(folder / "images")
     settings = dataclasses.replace(SETTINGS, finetune=RECIPE, source=source, target="onnx")
-    make = compile if World.here().rank == 0 else assist
-    make(_Enlarge(), folder / "engine", settings)
+    if World.here().rank == 0:
+        compile(_Enlarge(), folder / "engine", settings)
+    else:
+        assist(_Enlarge(), settings)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nmcompile.cli import main
+from nmcompile.cli.summary import print_summary
 from nmcompile.images import write_image
 from nmcompile.plan import Plan
 from nmcompile.runtime import load
@@ -64,8 +65,11 @@ def test_the_receipt_and_the_report_tell_of_training(place, capsys):
     receipt = json.loads((place / "engine/receipt.json").read_text())
     training = receipt["training"]
     assert f"fine-tuned: {training['steps']} steps" in shown
-    assert (training["steps"], training["recipe"]["seed"]) == (4, 3)
     assert training["best_psnr"] >= training["start_psnr"]
+    training["start_psnr"] = None  # as where the pruned network restores every bit
+    print_summary(place / "engine", receipt)
+    assert f"validation - -> {training['best_psnr']:.2f} dB" in capsys.readouterr().out
+    assert (training["steps"], training["recipe"]["seed"]) == (4, 3)
     assert [point["step"] for point in training["curve"] if point["psnr"]] == [0, 1, 2, 3, 4]
     assert all(row["valid"] for row in receipt["layers"])
     assert receipt["macs"]["compiled"] == Plan.load(place / "engine/plan.json").macs
@@ -113,6 +117,34 @@ def test_a_run_that_was_cut_off_is_gone_on_with(place, capsys, monkeypatch):
     assert main([*checkpointed, "--resume"]) == 0
     x = np.random.default_rng(1).random((1, 3, 24, 32), np.float32)
     assert np.array_equal(load("engine", 1).run(x), first.run(x))
+    for words in (["--budget", "macs=0.7"], ["--reassign", "1"], ["--search", "sls:4"]):
+        assert main([*checkpointed, "--resume", *words]) == 1
+        assert "another model, plan or recipe" in capsys.readouterr().err
+    other = _Enlarge()
+    with torch.no_grad():
+        other.head.weight *= 2
+    torch.save(other.state_dict(), "weights.pt")
+    assert main([*checkpointed, "--resume"]) == 1
+    assert "another model, plan or recipe" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_engine_that_was_there(place, capsys, monkeypatch):
+    assert main(COMMAND) == 0
+    before = (place / "engine/manifest.json").read_bytes()
+    write = Path.write_bytes
+
+    def full(path, data):
+        if path.name == "dense.pt2":
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main([*COMMAND, *TRAIN]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "Traceback" not in error
+    assert (place / "engine/manifest.json").read_bytes() == before
+    assert (place / ".engine.training/state.pt").is_file()
 
 
 BAD = [
@@ -155,6 +187,7 @@ def test_tensorboard_is_a_package_of_its_own(place, capsys):
     except ImportError:
         assert main([*COMMAND, *TRAIN, "--tensorboard", "logs"]) == 1
         assert "pip install tensorboard" in capsys.readouterr().err
+        assert not list(place.glob(".engine.training"))
     else:
         assert main([*COMMAND, *TRAIN, "--tensorboard", "logs"]) == 0
         assert list((place / "logs").iterdir())

@@ -18,6 +18,7 @@ from nmcompile.passes import prune as prune_pass
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.training.batches import Patches
+from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
 from nmcompile.training.trainer import train
 from tests.networks import cleaned, context, plain, weights
@@ -46,7 +47,7 @@ def made(tmp_path, source):
     def run(kind, recipe=RECIPE, data=Patches):
         masks = MASKS[kind]
         start = masks.start(dense, ctx, prune)
-        policy = masks.policy(start, dense, ctx, recipe)
+        policy = masks.policy(start, dense, ctx, recipe, World())
         patches = data(source, (), ctx.task, dense.interface, 16)
         done = train(start, policy, dense, patches, recipe, ctx)
         return dataclasses.replace(done, program=masks.finish(done.program, ctx)), policy

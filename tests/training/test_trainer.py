@@ -166,11 +166,12 @@ def test_the_best_state_is_of_the_final_patterns(case):
             found = super().patterns()
             return {**found, "body.0.weight": Pattern.parse("1:4")} if self.last else found
 
-        def after_step(self, step):
-            if step == 3:
+        def after_step(self, progress):
+            if progress == 0.5:
                 self.last = True
                 mask = network.maskings["body.0.weight"].kept
                 mask.view(8, 2, 4, 3, 3)[:, :, 1:] = False
+            return ()
 
         def state(self):
             return {"last": self.last}
@@ -197,6 +198,30 @@ def test_the_best_state_is_of_the_final_patterns(case):
     layer = done.program.the_plan.layer("body.0.weight")
     assert (str(layer.pattern), layer.reason) == ("1:4", "chosen while training")
     assert layer.pattern.allows(weights(done.program)["body.0.weight"].numpy() != 0)
+
+
+def test_of_a_weight_that_was_replaced_nothing_old_is_remembered(case):
+    class Replacing(FixedPolicy):
+        def begin(self, network):
+            self.network = network
+
+        def after_step(self, progress):
+            if progress < 1:
+                return ()
+            with torch.no_grad():
+                self.network.raw("body.0.weight").fill_(0.25)
+            return ["body.0.weight"]
+
+    policy = Replacing(case["program"].the_plan)
+    run = trainer._Run(
+        case["program"], policy, case["teacher"], case["data"], RECIPE, case["ctx"], World()
+    )
+    run.run()
+    raw = policy.network.raw("body.0.weight")
+    place = next(i for i, p in enumerate(run.parameters) if p is raw)
+    assert torch.equal(run.average[place], torch.full_like(raw, 0.25))
+    assert raw not in run.optimiser.state
+    assert len(run.optimiser.state) == len(run.parameters) - 1
 
 
 def test_time_ends_a_run_too(case):

@@ -57,7 +57,7 @@ int64_t pairs_cost(const Conv& conv, const float* weights) {
         const int64_t kept = nonzero(conv, own, 1);
         if (kept < row) gathered += kept;
     }
-    return nonzero(conv, weights, conv.outputs) * 5 / 9 + gathered * 3 + kPass * (conv.inputs + conv.outputs);
+    return nonzero(conv, weights, conv.outputs) * 4 / 9 + gathered * 3 + kPass * (conv.inputs + conv.outputs);
 }
 
 int64_t cost(const Conv& conv, Method method, const float* weights, const Kernels& kernels) {
