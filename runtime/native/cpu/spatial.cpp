@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
+#include <new>
 
 namespace nmk {
 
@@ -37,6 +37,8 @@ int64_t inside(int64_t at, int64_t size, Border border) {
     }
     return -1;
 }
+
+static_assert(sizeof(Column) <= kColumnFloats * sizeof(float));
 
 }  // namespace
 
@@ -91,14 +93,12 @@ void nearest(const View& in, const View& out, int factor, int lanes, int64_t fir
 }
 
 void bilinear(const View& in, const View& out, bool align_corners, int lanes, int64_t first,
-              int64_t stop) {
-    // Of the calling thread, and kept: a run of the same size takes no further memory.
-    thread_local std::vector<Column> columns;
-    columns.clear();
+              int64_t stop, float* scratch) {
+    Column* const columns = reinterpret_cast<Column*>(scratch);
     for (int64_t x = 0; x < out.width; ++x) {
         const Blend across = blend(x, in.width, out.width, align_corners);
-        columns.push_back({place(in, across.low, lanes), place(in, across.high, lanes),
-                           place(out, x, lanes), across.weight});
+        new (columns + x) Column{place(in, across.low, lanes), place(in, across.high, lanes),
+                                 place(out, x, lanes), across.weight};
     }
     for (int64_t y = first; y < stop; ++y) {
         const Blend down = blend(y, in.height, out.height, align_corners);
@@ -106,7 +106,8 @@ void bilinear(const View& in, const View& out, bool align_corners, int lanes, in
             const float* top = row_of(in, channel, down.low);
             const float* bottom = row_of(in, channel, down.high);
             float* to = row_to(out, channel, y);
-            for (const Column& column : columns) {
+            for (int64_t x = 0; x < out.width; ++x) {
+                const Column& column = columns[x];
                 const float upper = top[column.left] + column.weight * (top[column.right] - top[column.left]);
                 const float lower =
                     bottom[column.left] + column.weight * (bottom[column.right] - bottom[column.left]);
@@ -116,13 +117,13 @@ void bilinear(const View& in, const View& out, bool align_corners, int lanes, in
     }
 }
 
-void pad(const View& in, const View& out, const int32_t* p, int lanes, int64_t first, int64_t stop) {
+void pad(const View& in, const View& out, const int32_t* p, int lanes, int64_t first, int64_t stop,
+         float* scratch) {
     const auto border = static_cast<Border>(p[kBorder]);
-    thread_local std::vector<int64_t> columns;  // where in the row it stands, or -1
-    columns.clear();
+    int64_t* const columns = reinterpret_cast<int64_t*>(scratch);  // where in the row it stands, or -1
     for (int64_t x = 0; x < out.width; ++x) {
         const int64_t from = inside(x - p[kLeft], in.width, border);
-        columns.push_back(from < 0 ? -1 : place(in, from, lanes));
+        new (columns + x) int64_t{from < 0 ? -1 : place(in, from, lanes)};
     }
     for (int64_t y = first; y < stop; ++y) {
         const int64_t from_row = inside(y - p[kTop], in.height, border);
@@ -130,7 +131,7 @@ void pad(const View& in, const View& out, const int32_t* p, int lanes, int64_t f
             const float* from = from_row < 0 ? nullptr : row_of(in, channel, from_row);
             float* to = row_to(out, channel, y);
             for (int64_t x = 0; x < out.width; ++x) {
-                const int64_t column = columns[static_cast<size_t>(x)];
+                const int64_t column = columns[x];
                 to[place(out, x, lanes)] = from == nullptr || column < 0 ? 0.0f : from[column];
             }
         }

@@ -6,15 +6,19 @@
 
 namespace nmk {
 
-// Each computes output rows first <= y < stop of every channel; `lanes` is the strips' L.
+// Each computes output rows first <= y < stop of every channel; `lanes` is the strips' L. `scratch` is
+// the thread's own: so many floats for each column of the output.
+constexpr int64_t kColumnFloats = 8;
+
 void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop);
 void nearest(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop);
 void bilinear(const View& in, const View& out, bool align_corners, int lanes, int64_t first,
-              int64_t stop);
+              int64_t stop, float* scratch);
 void max_pool(const View& in, const View& out, const int32_t* params, int lanes, int64_t first,
               int64_t stop);
 
-void pad(const View& in, const View& out, const int32_t* params, int lanes, int64_t first, int64_t stop);
+void pad(const View& in, const View& out, const int32_t* params, int lanes, int64_t first, int64_t stop,
+         float* scratch);
 
 // A row of strips of one width to strips of another.
 void restrip(const float* from, int64_t from_strip, float* to, int64_t to_strip, int64_t width, int lanes);

@@ -77,9 +77,11 @@ void compute_rows(const Step& step, int64_t first, int64_t stop) {
             break;
         case Kind::pixel_shuffle: pixel_shuffle(step.input, step.output, factor, lanes, first, stop); break;
         case Kind::nearest: nearest(step.input, step.output, factor, lanes, first, stop); break;
-        case Kind::bilinear: bilinear(step.input, step.output, factor != 0, lanes, first, stop); break;
+        case Kind::bilinear:
+            bilinear(step.input, step.output, factor != 0, lanes, first, stop, step.scratch);
+            break;
         case Kind::max_pool: max_pool(step.input, step.output, record.params, lanes, first, stop); break;
-        case Kind::pad: pad(step.input, step.output, record.params, lanes, first, stop); break;
+        case Kind::pad: pad(step.input, step.output, record.params, lanes, first, stop, step.scratch); break;
         case Kind::moments: break;
     }
 }

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "spatial.h"
+
 namespace nmk {
 
 namespace {
@@ -63,6 +65,9 @@ void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
             scratch = std::max(scratch, 2 * static_cast<size_t>(view(program, stage.value, stage.slot, 0).plane));
         }
         const View out = view(program, stage.value, stage.slot, 0);
+        if (operation.kind() == Kind::bilinear || operation.kind() == Kind::pad) {
+            scratch = std::max(scratch, static_cast<size_t>(kColumnFloats * out.width));
+        }
         // Runs point into their plan: it must not be copied, as a vector that grows would.
         plans[stage.index].resize(operation.convs.size());
         for (size_t i = 0; i < operation.convs.size(); ++i) {
@@ -71,6 +76,7 @@ void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
             scratch = std::max(scratch, conv_scratch(conv, *program.kernels));
         }
     }
+    scratch = (scratch + kLine / sizeof(float) - 1) / (kLine / sizeof(float)) * (kLine / sizeof(float));
     if (scratch > scratch_floats_) {
         scratch_ = aligned<float>(scratch * static_cast<size_t>(pool.threads()));
         scratch_floats_ = scratch;
