@@ -51,7 +51,7 @@ class Gates(nn.Module):
     def confine(self) -> None:
         """Puts k back between 0 and 1: beyond, the clamp would let no gradient reach it again."""
         with torch.no_grad():
-            self.travelled.clamp_(0, 1 / self.speed)
+            self.travelled.clamp_(0, 1 / float(self.speed))
 
     def forward(self) -> Tensor:
         """1 or 0 for each place of the ranking [M]."""
