@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nmcompile.capture import capture
 from nmcompile.data import Source
 from nmcompile.errors import NmcompileError
+from nmcompile.evaluate import evaluate
 from nmcompile.loading import Model, load_model
 from nmcompile.program import Program
+from nmcompile.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,3 +92,14 @@ def evaluation_set(name: str) -> tuple[str, Source]:
     if first == "Set12-7":  # the images of 256 x 256
         return "denoise:25", Source(tuple(sorted((root / "denoise/Set12").glob("0[1-7].png"))))
     return "denoise:25", Source.folder(root / "denoise" / first)
+
+
+def psnr_on(program: Program, sets: Sequence[str]) -> dict[str, float]:
+    """PSNR of a program on test sets by name, dB."""
+    found = {}
+    for name in sets:
+        text, source = evaluation_set(name)
+        interface, task = program.interface, Task.parse(text)
+        samples = source.samples(task, interface.channels, interface.scale)
+        found[name] = evaluate(program, samples, task).psnr
+    return found

@@ -18,16 +18,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set
+from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set, psnr_on
 from nmcompile.budget import Budget
 from nmcompile.context import Context
-from nmcompile.evaluate import evaluate
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
 from nmcompile.progress import Reporter
 from nmcompile.runtime.native import cpu_name
-from nmcompile.tasks import Task
 from nmcompile.transform import CLEAN, analyze, assign, prepare, prune
 
 UNIFORM = ("3:4", "12:16", "2:4", "8:16")
@@ -100,13 +98,7 @@ def _compiled(program: Program, ctx: Context, sets: tuple[str, ...], **changes: 
 
 
 def _row(program: Program, sets: tuple[str, ...], macs: float) -> Row:
-    psnr = {}
-    for name in sets:
-        text, source = evaluation_set(name)
-        interface, task = program.interface, Task.parse(text)
-        samples = source.samples(task, interface.channels, interface.scale)
-        psnr[name] = evaluate(program, samples, task).psnr
-    return {"macs": macs, "psnr": psnr}
+    return {"macs": macs, "psnr": psnr_on(program, sets)}
 
 
 def print_table(rows: dict[str, Row]) -> None:

@@ -23,12 +23,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set
+from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set, psnr_on
 from nmcompile.backends import make_target
 from nmcompile.budget import Budget
 from nmcompile.cache import cache_folder
 from nmcompile.context import Context
-from nmcompile.evaluate import evaluate
 from nmcompile.passes import analyze_cost
 from nmcompile.passes.assign_patterns import within_loss
 from nmcompile.pattern import Pattern
@@ -38,7 +37,6 @@ from nmcompile.progress import Reporter
 from nmcompile.reassign import ReassignPolicy
 from nmcompile.runtime.native import cpu_name
 from nmcompile.search import priced, settled, sls_policy
-from nmcompile.tasks import Task
 from nmcompile.training.batches import Patches
 from nmcompile.training.policy import FixedPolicy, Policy
 from nmcompile.training.recipe import Recipe
@@ -210,7 +208,7 @@ def _study(name: str, args: argparse.Namespace) -> None:
     ladder = tuple(Pattern(1, n, study.m) for n in _ladder(study.m))
     dense = run_passes(captured, ctx, CLEAN)
     if f"{name} dense" not in _rows(args.out):
-        _keep(args.out, f"{name} dense", {"macs": 1.0, "psnr": _psnr(dense, study.sets)})
+        _keep(args.out, f"{name} dense", {"macs": 1.0, "psnr": psnr_on(dense, study.sets)})
     for share in args.shares:
         case = Case(dense, dataclasses.replace(ctx, patterns=ladder), study, share)
         macs = _uniform(case)[0].the_plan.macs  # what the uniform pattern leaves, ends and all
@@ -244,7 +242,7 @@ def _changes(items: list[str]) -> dict[str, Any]:
 def _measured(case: Case, method: str, folder: Path, changes: dict[str, Any]) -> Row:
     study, ctx = case.study, case.ctx
     program, policy = METHODS[method](case)
-    start = _psnr(program, study.sets)
+    start = psnr_on(program, study.sets)
     fields: dict[str, Any] = {"batch": study.batch, "patch": study.patch, **changes}
     resume = (folder / "state.pt").exists()
     recipe = Recipe(**fields, steps=study.steps, checkpoint=folder, resume=resume)
@@ -261,21 +259,11 @@ def _measured(case: Case, method: str, folder: Path, changes: dict[str, Any]) ->
     torch.save(result.module.state_dict(), folder / "weights.pt")
     (folder / "plan.json").write_text(plan.to_json())
     return {
-        "macs": plan.macs / plan.dense_macs, "start": start, "psnr": _psnr(result, study.sets),
+        "macs": plan.macs / plan.dense_macs, "start": start, "psnr": psnr_on(result, study.sets),
         "steps": trained.steps, "seconds": round(trained.seconds), "best_step": trained.best_step,
         "recipe": {"batch": recipe.batch, "patch": recipe.patch, "lr": recipe.lr},
         "patterns": [str(layer.pattern) for layer in plan.layers], "weights": str(folder.name),
     }  # fmt: skip
-
-
-def _psnr(program: Program, sets: tuple[str, ...]) -> dict[str, float]:
-    found = {}
-    for name in sets:
-        text, source = evaluation_set(name)
-        interface, task = program.interface, Task.parse(text)
-        samples = source.samples(task, interface.channels, interface.scale)
-        found[name] = evaluate(program, samples, task).psnr
-    return found
 
 
 def _rows(path: Path) -> dict[str, Row]:

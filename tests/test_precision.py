@@ -96,14 +96,19 @@ def test_what_there_is_not():
         settle_precision(program, ctx, "bf16")
 
 
+def engine_runs_in(name, folder, least_agreement):
+    """Compiles in a precision; every layer's kernel and the receipt must say so."""
+    settings = dataclasses.replace(SETTINGS, precision=name)
+    nmcompile.compile(_Enlarge(), folder / "engine", settings)
+    receipt = json.loads((folder / "engine/receipt.json").read_text())
+    assert receipt["precision"]["chosen"] == name
+    assert receipt["verification"]["agreement_db"] >= least_agreement
+    assert all(row["kernel"].startswith(f"{name}.") for row in receipt["layers"])
+
+
 @needs_bf16
 def test_an_engine_in_bf16(tmp_path):
-    settings = dataclasses.replace(SETTINGS, precision="bf16")
-    nmcompile.compile(_Enlarge(), tmp_path / "engine", settings)
-    receipt = json.loads((tmp_path / "engine/receipt.json").read_text())
-    assert receipt["precision"]["chosen"] == "bf16"
-    assert receipt["verification"]["agreement_db"] >= 50
-    assert all(row["kernel"].startswith("bf16.") for row in receipt["layers"])
+    engine_runs_in("bf16", tmp_path, least_agreement=50)
 
 
 @needs_bf16
@@ -178,12 +183,7 @@ def test_what_overflows_is_not_taken():
 
 @pytest.mark.usefixtures("emulated")
 def test_an_engine_in_fp16(tmp_path):
-    settings = dataclasses.replace(SETTINGS, precision="fp16")
-    nmcompile.compile(_Enlarge(), tmp_path / "engine", settings)
-    receipt = json.loads((tmp_path / "engine/receipt.json").read_text())
-    assert receipt["precision"]["chosen"] == "fp16"
-    assert receipt["verification"]["agreement_db"] >= 60
-    assert all(row["kernel"].startswith("fp16.") for row in receipt["layers"])
+    engine_runs_in("fp16", tmp_path, least_agreement=60)
 
 
 @pytest.mark.usefixtures("emulated")

@@ -6,19 +6,21 @@ the masked weight wherever it read the weight, and its gradient flows as `forwar
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 
-class Masking(nn.Module):
+class Masking(nn.Module, ABC):
     """What stands between one weight and the network; all in the operator's own layout."""
 
+    @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
         """The weight, shape as stored, as the network applies it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mask(self) -> Tensor:
         """What is kept now (bool, the weight's shape)."""
-        raise NotImplementedError
 
 
 class FixedMask(Masking):
