@@ -22,7 +22,7 @@ from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
 from nmcompile.training.trainer import train
 from tests.networks import cleaned, context, plain, weights
-from tests.training.test_trainer import source
+from tests.training.test_trainer import KilledError, killed_after, source
 
 RECIPE = Recipe(steps=12, batch=4, patch=16, lr=3e-3, validations=6, precision="fp32")
 MASKS = {
@@ -92,17 +92,8 @@ def test_a_killed_run_resumes_to_the_same_losses(made, kind, tmp_path):
     whole, _ = made(kind)
     recipe = dataclasses.replace(RECIPE, checkpoint=tmp_path / "state", checkpoint_seconds=0.0)
 
-    class KilledError(Exception):
-        pass
-
-    class Interrupted(Patches):
-        def __getitem__(self, number):
-            if number >= 8 * RECIPE.batch:
-                raise KilledError
-            return super().__getitem__(number)
-
     with pytest.raises(KilledError):
-        made(kind, recipe, Interrupted)
+        made(kind, recipe, killed_after(8 * RECIPE.batch))
     resumed, _ = made(kind, dataclasses.replace(recipe, resume=True))
     assert resumed.curve == whole.curve
     assert weights(resumed.program).keys() == weights(whole.program).keys()

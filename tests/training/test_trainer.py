@@ -52,6 +52,22 @@ def trained(case, recipe=RECIPE, **changes):
     return train(recipe=recipe, **case)
 
 
+class KilledError(Exception):
+    """What stands for the end of the process."""
+
+
+def killed_after(patches):
+    """Patches that end the process at that number."""
+
+    class Ending(Patches):
+        def __getitem__(self, number):
+            if number >= patches:
+                raise KilledError
+            return super().__getitem__(number)
+
+    return Ending
+
+
 def same(first, second):
     a, b = weights(first), weights(second)
     return all(torch.equal(a[name], b[name]) for name in a)
@@ -89,18 +105,9 @@ def test_a_killed_run_resumes_to_the_same_losses(case, tmp_path, monkeypatch):
     whole = trained(case)
     recipe = dataclasses.replace(RECIPE, checkpoint=tmp_path / "state", checkpoint_seconds=0.0)
 
-    class KilledError(Exception):
-        pass
-
-    class Interrupted(Patches):
-        def __getitem__(self, number):
-            if number >= 4 * RECIPE.batch:
-                raise KilledError
-            return super().__getitem__(number)
-
     args = (case["data"]._source, (), case["ctx"].task, case["program"].interface, 16)
     with pytest.raises(KilledError):
-        trained(case, recipe, data=Interrupted(*args))
+        trained(case, recipe, data=killed_after(4 * RECIPE.batch)(*args))
     resumed = trained(case, dataclasses.replace(recipe, resume=True))
     assert resumed.curve == whole.curve
     assert same(resumed.program, whole.program)
