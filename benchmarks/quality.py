@@ -28,19 +28,17 @@ from nmcompile.backends import make_target
 from nmcompile.budget import Budget
 from nmcompile.cache import cache_folder
 from nmcompile.context import Context
+from nmcompile.masks import FIXED, Masks
 from nmcompile.passes import analyze_cost
 from nmcompile.passes.assign_patterns import within_loss
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
 from nmcompile.progress import Reporter
-from nmcompile.reassign import ReassignPolicy
 from nmcompile.runtime.native import cpu_name
-from nmcompile.search import priced, settled, sls_policy
 from nmcompile.training.batches import Patches
-from nmcompile.training.policy import FixedPolicy, Policy
+from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
-from nmcompile.training.sr_ste import SrStePolicy
 from nmcompile.training.trainer import train
 from nmcompile.transform import CLEAN, analyze, assign, prepare, prune
 
@@ -91,84 +89,68 @@ class Case:
     study: Study
     share: float
 
-    def uniform(self, v: int = 1, whole: bool = False, m: int | None = None) -> Pattern:
+    def uniform(self, v: int, m: int) -> Pattern:
         """The pattern that keeps the share."""
-        m = m or self.study.m
-        return Pattern(v, round(self.share * m), m, whole)
+        return Pattern(v, round(self.share * m), m)
 
 
-Made = tuple[Program, Policy]
+def _pruned(case: Case, **changes: Any) -> Program:
+    ctx = dataclasses.replace(case.ctx, **changes)
+    return prune(assign(analyze(case.dense, ctx), ctx), ctx)
 
 
-def _uniform(case: Case, pattern: Pattern | None = None) -> Made:
-    ctx = dataclasses.replace(case.ctx, uniform=pattern or case.uniform())
-    pruned = prune(assign(analyze(case.dense, ctx), ctx), ctx)
-    return pruned, FixedPolicy(pruned.the_plan)
+def _uniform(case: Case) -> Program:
+    return _pruned(case, uniform=case.uniform(1, case.study.m))
 
 
-def _layer_wise(case: Case, patterns: tuple[Pattern, ...] | None = None) -> Made:
-    ctx = dataclasses.replace(case.ctx, patterns=patterns or case.ctx.patterns)
-    pruned = prune(assign(analyze(case.dense, ctx), ctx), ctx)
-    return pruned, FixedPolicy(pruned.the_plan)
+def _shared(case: Case) -> Program:
+    return _pruned(case, uniform=case.uniform(64, 64))
 
 
-def _sls(case: Case) -> Made:
-    program = run_passes(case.dense, case.ctx, (analyze_cost,))
-    family = Pattern(1, 1, case.study.m)
-    program = priced(program, case.ctx, family)
-    return program, sls_policy(program, case.ctx.budget, family, case.study.steps, Recipe.lr)
+def _layer_wise(case: Case) -> Program:
+    return _pruned(case)
 
 
-def _reassigned(case: Case) -> Made:
-    pruned, _ = _layer_wise(case)
-    return pruned, ReassignPolicy(pruned.the_plan, case.dense, case.ctx, 1)
-
-
-def _sr_ste(case: Case) -> Made:
-    pruned, _ = _layer_wise(case)
-    patterns = {layer.name: layer.pattern for layer in pruned.the_plan.layers}
-    whole = case.dense.with_plan(pruned.the_plan)  # the masks are drawn from the dense weights
-    return whole, SrStePolicy(patterns)
-
-
-def _shared(case: Case) -> Made:
-    return _uniform(case, case.uniform(64, m=64))
-
-
-def _kernels(case: Case) -> Made:
+def _kernels(case: Case) -> Program:
     """In steps of an eighth; of each layer the largest M that it can take."""
-    return _layer_wise(
-        case, tuple(Pattern(8, n * m // 8, m, True) for m in (64, 32, 16) for n in range(1, 8))
-    )
+    patterns = (Pattern(8, n * m // 8, m, True) for m in (64, 32, 16) for n in range(1, 8))
+    return _pruned(case, patterns=tuple(patterns))
 
 
-def _by_macs(case: Case) -> Made:
+def _by_macs(case: Case) -> Program:
     """Every kind of pattern, weighed by MACs alone."""
-    return _layer_wise(case, make_target("cpu", None).default_patterns())
+    return _pruned(case, patterns=make_target("cpu").default_patterns())
 
 
-def _by_ms(case: Case) -> Made:
+def _by_ms(case: Case) -> Program:
     """The fastest plan whose losses sum to what those of `_by_macs` do."""
-    slow, _ = _by_macs(case)
-    target = make_target("cpu", None)
+    limit = _by_macs(case).the_plan.loss
+    target = make_target("cpu")
     ctx = dataclasses.replace(case.ctx, target=target, patterns=target.default_patterns())
     analyzed = analyze(case.dense, ctx)
-    plan = within_loss(analyzed.the_plan, slow.the_plan.loss or 0.0)
+    plan = within_loss(analyzed.the_plan, limit or 0.0)
     assigned = dataclasses.replace(analyzed, plan=plan, facts=analyzed.facts | {"patterns"})
-    pruned = prune(assigned, ctx)
-    return pruned, FixedPolicy(pruned.the_plan)
+    return prune(assigned, ctx)
 
 
-METHODS: dict[str, Callable[[Case], Made]] = {
-    "uniform": _uniform,
-    "layer-wise": _layer_wise,
-    "reassigned once": _reassigned,
-    "sls": _sls,
-    "sr-ste": _sr_ste,
-    "64xN:64": _shared,
-    "8xN:Mk": _kernels,
-    "any pattern by MACs": _by_macs,
-    "any pattern by ms": _by_ms,
+@dataclass(frozen=True)
+class Method:
+    """How a case is pruned, and what becomes of its masks in training."""
+
+    prune: Callable[[Case], Program]
+    masks: Callable[[Case], Masks] = lambda _: FIXED
+
+
+METHODS = {
+    "uniform": Method(_uniform),
+    "layer-wise": Method(_layer_wise),
+    "reassigned once": Method(_layer_wise, lambda _: Masks(reassign=1)),
+    "sls": Method(_layer_wise, lambda case: Masks(search=Pattern(1, 1, case.study.m))),
+    "sr-ste": Method(_layer_wise, lambda _: Masks(sr_ste=True)),
+    "64xN:64": Method(_shared),
+    "8xN:Mk": Method(_kernels),
+    "any pattern by MACs": Method(_by_macs),
+    "any pattern by ms": Method(_by_ms),
 }
 
 
@@ -211,7 +193,7 @@ def _study(name: str, args: argparse.Namespace) -> None:
         _keep(args.out, f"{name} dense", {"macs": 1.0, "psnr": psnr_on(dense, study.sets)})
     for share in args.shares:
         case = Case(dense, dataclasses.replace(ctx, patterns=ladder), study, share)
-        macs = _uniform(case)[0].the_plan.macs  # what the uniform pattern leaves, ends and all
+        macs = _uniform(case).the_plan.macs  # what the uniform pattern leaves, ends and all
         case = dataclasses.replace(
             case, ctx=dataclasses.replace(case.ctx, budget=_budget(macs, dense, ctx))
         )
@@ -240,8 +222,9 @@ def _changes(items: list[str]) -> dict[str, Any]:
 
 
 def _measured(case: Case, method: str, folder: Path, changes: dict[str, Any]) -> Row:
-    study, ctx = case.study, case.ctx
-    program, policy = METHODS[method](case)
+    study, ctx, how = case.study, case.ctx, METHODS[method]
+    masks = how.masks(case)
+    program = masks.start(case.dense, ctx, lambda: how.prune(case))
     start = psnr_on(program, study.sets)
     fields: dict[str, Any] = {"batch": study.batch, "patch": study.patch, **changes}
     resume = (folder / "state.pt").exists()
@@ -251,10 +234,9 @@ def _measured(case: Case, method: str, folder: Path, changes: dict[str, Any]) ->
         calibration_set(), ctx.calibration.validation, ctx.task, interface, recipe.patch,
         recipe.seed,
     )  # fmt: skip
+    policy = masks.policy(program, case.dense, ctx, recipe, World())
     trained = train(program, policy, case.dense, data, recipe, ctx)
-    result = trained.program
-    if method == "sls":
-        result = settled(result, ctx, policy.patterns())
+    result = masks.finish(trained.program, ctx)
     plan = result.the_plan
     torch.save(result.module.state_dict(), folder / "weights.pt")
     (folder / "plan.json").write_text(plan.to_json())
