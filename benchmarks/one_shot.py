@@ -1,6 +1,7 @@
 """Pretrained networks, pruned without any training -> PSNR, uniform against layer-wise patterns.
 
-    python -m benchmarks.one_shot [NAME ...] [--out benchmarks/results/one_shot.json]
+    python -m benchmarks.one_shot [NAME ...] [--uniform N:M ...]
+        [--out benchmarks/results/one_shot.json]
 
 Rows that the result file holds already are not measured again; remove the file to start anew.
 """
@@ -11,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,25 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", default=list(STUDIED), metavar="NAME")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/one_shot.json")
+    parser.add_argument("--uniform", nargs="+", default=UNIFORM, metavar="N:M", help="patterns")
     args = parser.parse_args()
     rows: dict[str, Row] = json.loads(args.out.read_text())["rows"] if args.out.exists() else {}
     for name in args.names:
-        for key, row in measure(name, rows):
+        for key, row in measure(name, rows, args.uniform):
             rows[key] = row
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps({"cpu": cpu_name(), "rows": rows}, indent=1))
     print_table(rows)
 
 
-def measure(name: str, known: dict[str, Row]) -> Iterator[tuple[str, Row]]:
-    """Yields (key, row) for every row of a network that is not known yet."""
+def measure(name: str, known: dict[str, Row], uniform: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """Yields (key, row) for every row of a network that is not known yet.
+
+    Args:
+        name: of the network.
+        known: rows by key; the caller adds those that are yielded.
+        uniform: patterns of the trunk; those of UNIFORM have layer-wise rows beside them.
+    """
     sets = STUDIED[name]
     captured = NETWORKS[name].program()
     task = evaluation_set(sets[0])[0]
@@ -71,15 +79,15 @@ def measure(name: str, known: dict[str, Row]) -> Iterator[tuple[str, Row]]:
     program = run_passes(captured, ctx, CLEAN)
     if f"{name} dense" not in known:
         yield f"{name} dense", _row(program, sets, 1.0)
-    for text in UNIFORM:
+    for text in uniform:
         key = f"{name} uniform {text}"
         if key not in known:
             yield key, _compiled(program, ctx, sets, uniform=Pattern.parse(text))
     key = f"{name} uniform 2:4 magnitude"
-    if ctx.task.kind == "denoise" and key not in known:
+    if ctx.task.kind == "denoise" and "2:4" in uniform and key not in known:
         pattern = Pattern.parse("2:4")
         yield key, _compiled(program, ctx, sets, uniform=pattern, prune_method="magnitude")
-    for text in UNIFORM[1::2]:
+    for text in (text for text in UNIFORM[1::2] if text in uniform):
         key = f"{name} layer-wise, MACs of {text}"
         if key not in known:
             share = known[f"{name} uniform {text}"]["macs"]
