@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -43,6 +44,32 @@ class ExtraInput:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """How an input-adaptive engine picks a level of the network for a tile or a whole image.
+
+    Attributes:
+        by: `tile` or `image`.
+        tile: height and width of a window in input pixels, overlap included; 0 where `by` is image.
+        overlap: input pixels that neighbouring windows share and that are blended; 0 likewise.
+        costs: MACs of each level over the dense network's, increasing, without the head's.
+        head_cost: MACs of the difficulty head on a window over the dense network's there.
+        bias: at efforts evenly spaced over 0..1, what a score loses for each unit of its cost.
+        effort: what a run takes unless told otherwise, 0..1: 0 is the lowest level everywhere, 1
+            the last, and between them the share of that span that calibration images cost.
+        head: how far the head was trained: the text of the task, such as `denoise:25`.
+    """
+
+    by: str
+    tile: int
+    overlap: int
+    costs: tuple[float, ...]
+    head_cost: float
+    bias: tuple[float, ...]
+    effort: float
+    head: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a runtime must know to run the engine on an image.
 
@@ -61,6 +88,7 @@ class Manifest:
         halo_reason: the operation that sees the whole image, if any.
         bytes_per_pixel: memory the engine needs per input pixel (estimate, fp32 activations).
         extra_inputs: further inputs, in the network's order.
+        routing: of an input-adaptive engine, else None.
         parts: file name -> SHA-256 and size in bytes.
     """
 
@@ -78,6 +106,7 @@ class Manifest:
     halo_reason: str
     bytes_per_pixel: int
     extra_inputs: tuple[ExtraInput, ...] = ()
+    routing: Routing | None = None
     created_by: str = ""
     parts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     version: int = ENGINE_VERSION
@@ -196,11 +225,32 @@ def _manifest(data: dict[str, Any], path: Path) -> Manifest:
         )
         fixed = data["fixed_size"]
         size = (int(fixed[0]), int(fixed[1])) if fixed else None
-        manifest = Manifest(**{**data, "extra_inputs": extras, "fixed_size": size})
+        manifest = Manifest(
+            **{
+                **data,
+                "extra_inputs": extras,
+                "fixed_size": size,
+                "routing": _routing(data.get("routing")),
+            }
+        )
         _check_values(manifest)
     except (TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
         raise NmcompileError(f"{path} is damaged ({error}); compile the engine again") from None
     return manifest
+
+
+def _routing(data: dict[str, Any] | None) -> Routing | None:
+    """Reads a manifest's routing; ValueError for values that none has."""
+    if data is None:
+        return None
+    lists = {name: tuple(float(x) for x in data[name]) for name in ("costs", "bias")}
+    routing = Routing(**{**data, **lists})
+    costs = routing.costs
+    rising = len(costs) > 1 and all(a < b for a, b in itertools.pairwise(costs))
+    fits = routing.by in ("tile", "image") and 0 <= routing.effort <= 1 and len(routing.bias) > 1
+    if not (rising and fits and 0 <= 2 * routing.overlap <= routing.tile):
+        raise ValueError(f"routing is {routing}")
+    return routing
 
 
 def _check_values(manifest: Manifest) -> None:

@@ -59,6 +59,8 @@ LAYERS = {
     "nmcompile.reassign": COMPILE,
     "nmcompile.search": COMPILE,
     "nmcompile.receipt": COMPILE,
+    "nmcompile.routing": COMPILE,
+    "nmcompile.routing.nested": TORCH,
     "nmcompile.precision": COMPILE,
     "nmcompile.showcase": COMPILE,
     "nmcompile.transform": COMPILE,
