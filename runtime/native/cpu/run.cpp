@@ -1,4 +1,4 @@
-// A program, images and threads -> the outputs: parts of the image in parallel, each band by band.
+// A program, images and threads -> the outputs: bands shared by all threads, or parts for each, band by band.
 
 #include <unistd.h>
 

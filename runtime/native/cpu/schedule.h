@@ -1,4 +1,4 @@
-// A segment at one size -> parts of the image for threads, bands of rows, and how many rows to hold.
+// A segment at one size -> shared bands or parts for threads, bands of rows, and how many rows to hold.
 //
 // A part is a range of rows of every stage. Ranges of later stages begin further down, so that a
 // part never needs rows above it: no row is computed twice, and only the last rows of a part wait

@@ -211,7 +211,7 @@ void Workspace::schedule(const Program& program) {
     computed_ = std::make_unique<std::atomic<int64_t>[]>(most_stages_ * static_cast<size_t>(parts));
 }
 
-// Slots within a segment are rings of rows, each thread's own, where that takes less than the image.
+// Slots within a segment are rings of rows, each thread's own or shared as bands are, where that takes less than the image.
 void Workspace::choose_held() {
     places_.assign(stages.slots.size(), Place{true, 0, 0});
     for (size_t g = 0; g < stages.segments.size(); ++g) {
@@ -232,7 +232,7 @@ void Workspace::choose_held() {
     }
 }
 
-// Whole slots first, those of one time beside each other; then each thread's rings, then edges.
+// Whole slots first, those of one time beside each other; then rings, each thread's or shared, then edges.
 void Workspace::place(const Program& program) {
     std::vector<size_t> sizes(places_.size());
     for (size_t i = 0; i < places_.size(); ++i) {
@@ -243,7 +243,7 @@ void Workspace::place(const Program& program) {
     }
     const size_t whole = place_whole(sizes);
     std::vector<size_t> rings(stages.segments.size());
-    size_t common = 0;  // floats of rings of segments whose parts all threads share
+    size_t common = 0;  // floats of the rings of a segment whose bands are shared
     thread_floats_ = 0;
     for (size_t i = 0; i < places_.size(); ++i) {
         if (places_[i].whole) continue;
