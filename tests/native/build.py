@@ -1,6 +1,9 @@
 """One operation -> a packed program, and random arrays for it."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,3 +151,31 @@ def everything() -> bytes:
                   data=conv_data(noise(4, 4, 1, 1), None, False), shuffle=2),
     ]  # fmt: skip
     return pack(buffers, values, operations, 1, [6, 10, 12, 13, 14])
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from nmcompile.runtime.native.program import NativeProgram
+
+def read(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+program = NativeProgram(Path(sys.argv[1]).read_bytes())
+channels, height, width, threads = map(int, sys.argv[2:])
+x = np.zeros((1, channels, height, width), np.float32)
+Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of who began this process
+before = read("VmRSS:")
+program.run([x], threads)
+print(read("VmHWM:") - before)
+"""
+
+
+def peak(packed: bytes, folder: Path, image: tuple[int, int, int], threads: int) -> int:
+    """KiB that a run takes at most in a process of its own, for an image C x H x W."""
+    path = folder / "program"
+    path.write_bytes(packed)
+    command = [sys.executable, "-c", _PEAK, str(path), *map(str, (*image, threads))]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -28,6 +28,7 @@ constexpr int64_t kMostFloats = 1 << 18;  // of an output: larger ones only cost
 const uint32_t kEdges[] = {0, 1, 2, 3, 4, 6, 7, 15, 16, 17, 63, 64, 255, 1u << 14, (1u << 14) + 1,
                            1u << 24, 0x7fffffffu, 0x80000000u, 0xfffffffeu, 0xffffffffu};
 const int kSizes[] = {1, 2, 3, 5, 7, 8, 9, 16, 17, 33};
+constexpr int kWide = 800, kLow = 5;  // of images whose bands threads share
 
 class Fuzzer {
 public:
@@ -53,6 +54,7 @@ public:
 
     // Loads and runs; true if it could be run.
     bool attempt(const Bytes& bytes) {
+        if (below(16) == 0) return attempt(bytes, kLow, kWide, false);
         return attempt(bytes, kSizes[below(std::size(kSizes))], kSizes[below(std::size(kSizes))], true);
     }
 

@@ -1,10 +1,10 @@
 """Networks in bands of rows -> the same bits as operation by operation, in less memory?"""
 
 import concurrent.futures
+import itertools
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from nmcompile.runtime.native.blob import (
     pack,
 )
 from nmcompile.runtime.native.program import NativeProgram
-from tests.native.build import levelled, noise
+from tests.native.build import levelled, noise, peak
 from tests.native.networks import SAME, random_network
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,18 +115,6 @@ def test_every_operation_has_its_seconds():
     assert min(seconds) > 0
 
 
-_PEAK = """
-import resource, sys
-import numpy as np
-from nmcompile.runtime.native.program import NativeProgram
-program = NativeProgram(open(sys.argv[1], "rb").read())
-x = np.zeros((1, 4, 1500, 1000), np.float32)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-program.run([x], 2)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
 def test_what_lies_between_operations_is_never_whole(tmp_path):
     """A whole image of 64 channels would take 384 MB, and there are four."""
     channels, one = 64, ConvShape((1, 1))
@@ -140,17 +128,13 @@ def test_what_lies_between_operations_is_never_whole(tmp_path):
         Operation(Kind.CONV2D, (3,), 4, one.params(family=Family.SPARSE),
                   data=conv_data(noise(1, channels, 1, 1), None, True)),
     ]  # fmt: skip
-    path = tmp_path / "program"
-    path.write_bytes(pack([4, channels, channels, channels, 1], values, steps, 1, [4]))
-    ran = subprocess.run(
-        [sys.executable, "-c", _PEAK, str(path)], capture_output=True, text=True, check=True
-    )
-    assert int(ran.stdout) < 60e3  # KiB
+    packed = pack([4, channels, channels, channels, 1], values, steps, 1, [4])
+    assert peak(packed, tmp_path, (4, 1500, 1000), 2) < 60e3
 
 
 @pytest.mark.parametrize("packed", [random_network(3).packed(apart=False), levelled()], ids=len)
 def test_a_second_run_of_a_size_allocates_nothing(tmp_path, packed):
-    """Whatever the level: each run's is the next one."""
+    """Whatever the level, each run's being the next one, and however threads divide the work."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         pytest.skip("no C compiler")
@@ -162,9 +146,9 @@ def test_a_second_run_of_a_size_allocates_nothing(tmp_path, packed):
         check=True,
     )  # fmt: skip
     program.write_bytes(packed)
-    for threads in ("1", "3"):
+    for size, threads in itertools.product((("70", "50"), ("20", "900")), ("1", "3")):
         ran = subprocess.run(
-            [harness, program, "70", "50", threads], capture_output=True, text=True, check=True
+            [harness, program, *size, threads], capture_output=True, text=True, check=True
         )
         first, third = map(int, ran.stdout.split())
         assert first > 0

@@ -9,6 +9,7 @@
 #include "aligned.h"
 #include "format.h"
 #include "kernels.h"
+#include "rows.h"
 
 namespace nmk {
 
@@ -110,9 +111,9 @@ struct ConvRun {
     Epilogue epilogue;
 };
 
-// Computes output rows first <= y < stop, multiples of shuffle and first of tile_rows * shuffle; `scratch` as
-// conv_scratch says.
-void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch);
+// Computes a thread's share of output rows, in tiles; their first is a multiple of tile_rows * shuffle, their
+// number of shuffle; `scratch` as conv_scratch says.
+void run_conv(const ConvRun& run, Rows rows, float* scratch);
 
 // Floats of scratch memory that one thread needs.
 size_t conv_scratch(const Conv& conv, const Kernels& kernels);

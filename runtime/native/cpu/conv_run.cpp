@@ -50,18 +50,35 @@ Run column_run(const Conv& conv, const View& in, const View& out, int64_t shift,
     return {0, 1, 0, nullptr, offsets};
 }
 
+// The columns whose tiles in a row of tiles are one thread's, and the first of those in the row below.
+struct Span {
+    size_t first, stop, next;
+    bool more;  // there are any below
+};
+
+// Threads share tiles column by column, so that one finds most of its inputs where it left them: in its own cache.
+Span span_of(const ConvRun& run, const Rows& rows, int64_t at, int64_t deep) {
+    const int64_t all = deep * static_cast<int64_t>(run.plan->tiles.size());
+    const int64_t begin = rows.begin(all), end = rows.end(all);
+    const auto column = [deep](int64_t tile, int64_t row) { return static_cast<size_t>((tile + deep - 1 - row) / deep); };
+    Span span{column(begin, at), column(end, at), 0, false};
+    if (at + 1 < deep) span.next = column(begin, at + 1), span.more = span.next < column(end, at + 1);
+    return span;
+}
+
 // Where the next tile finds what this one does not read: the columns to the right, or, at the end of
 // a row of tiles, the rows below. `rows` has room for a pointer to each packed row.
-Ahead look_ahead(const ConvRun& run, const Part& part, int64_t y, int64_t stop, const float* source,
+Ahead look_ahead(const ConvRun& run, const Part& part, int64_t y, const Span& span, const float* source,
                  size_t tile, const float** rows) {
     const Conv& conv = *run.conv;
     const View& in = run.input;
-    const bool last = tile + 1 == run.plan->tiles.size();
-    const ColumnTile& next = run.plan->tiles[last ? 0 : tile + 1];
+    const bool last = tile + 1 == span.stop;
+    const ColumnTile& next = run.plan->tiles[last ? span.next : tile + 1];
     Ahead ahead{};
-    if ((last && y + conv.tile_rows >= stop) || in.strip * conv.shuffle != run.output.strip * conv.stride_x) return ahead;
+    if ((last && !span.more) || in.strip * conv.shuffle != run.output.strip * conv.stride_x) return ahead;
     const int64_t reach = int64_t{conv.kernel_x - 1} * conv.dilation_x - conv.pad_left;
-    const int64_t first = last ? 0 : next.first * conv.stride_x + reach;
+    const int64_t first = last ? std::max<int64_t>(next.first * conv.stride_x - conv.pad_left, 0)
+                               : next.first * conv.stride_x + reach;
     const int64_t end = std::min((next.first + next.columns) * conv.stride_x + reach, in.strip);
     if (first < 0 || end <= first) return ahead;
     const int64_t top = (last ? y + conv.tile_rows : y) * conv.stride_y - conv.pad_top;
@@ -199,7 +216,7 @@ size_t conv_scratch(const Conv& conv, const Kernels& kernels) {
     return scratch_parts(conv, kernels, nullptr).floats;
 }
 
-void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
+void run_conv(const ConvRun& run, Rows rows, float* scratch) {
     const Conv& conv = *run.conv;
     const int lanes = run.kernels->lanes;
     const Scratch parts = scratch_parts(conv, *run.kernels, scratch);
@@ -219,8 +236,12 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
     job.epilogue = &run.epilogue, job.shuffle = conv.shuffle;
     job.output_channel = run.output.plane, job.residual_channel = run.residual.plane;
 
-    stop /= conv.shuffle;
-    for (int64_t y = first / conv.shuffle; y < stop; y += conv.tile_rows) {
+    const int64_t first = rows.first / conv.shuffle, stop = rows.stop / conv.shuffle;
+    const int64_t deep = (stop - first + conv.tile_rows - 1) / conv.tile_rows;
+    for (int64_t at = 0; at < deep; ++at) {
+        const Span span = span_of(run, rows, at, deep);
+        if (span.first >= span.stop) continue;
+        const int64_t y = first + at * conv.tile_rows;
         job.rows = static_cast<int>(std::min<int64_t>(conv.tile_rows, stop - y));
         for (int row = 0; row < job.rows; ++row) job.residual_rows[row] = run.residual.row_at(y + row);
         for (int row = 0; row < job.rows * conv.shuffle; ++row) {
@@ -241,16 +262,16 @@ void run_conv(const ConvRun& run, int64_t first, int64_t stop, float* scratch) {
             job.taps = part.taps.data(), job.counts = part.counts.data();
             job.input_blocks = part.input_blocks, job.weights = part.weights.get();
             pack.source = run.input.data + group * conv.inputs * run.input.plane;
-            for (const ColumnTile& columns : run.plan->tiles) {
+            for (size_t tile = span.first; tile < span.stop; ++tile) {
+                const ColumnTile& columns = run.plan->tiles[tile];
                 pack.runs = columns.runs.data();
                 pack.run_count = static_cast<int>(columns.runs.size());
-                const ptrdiff_t at = columns.first * lanes;
-                const auto tile = static_cast<size_t>(&columns - run.plan->tiles.data());
-                Ahead ahead = look_ahead(run, part, y, stop, pack.source, tile, parts.ahead_rows);
+                const ptrdiff_t offset = columns.first * lanes;
+                Ahead ahead = look_ahead(run, part, y, span, pack.source, tile, parts.ahead_rows);
                 job.ahead = &ahead;
                 job.columns = columns.columns;
-                job.output = run.output.data + at * conv.shuffle;
-                job.residual = run.residual.data == nullptr ? nullptr : run.residual.data + at;
+                job.output = run.output.data + offset * conv.shuffle;
+                job.residual = run.residual.data == nullptr ? nullptr : run.residual.data + offset;
                 compute(*run.kernels, conv, parts, part, pack, job);
             }
         }

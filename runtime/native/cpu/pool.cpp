@@ -58,6 +58,22 @@ void Pool::run(int64_t count, Call call, const void* context) {
     }
 }
 
+void Pool::meet() {
+    const uint64_t before = met_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads()) {
+        arrived_.store(0, std::memory_order_relaxed);
+        met_.store(before + 1, std::memory_order_release);
+        return;
+    }
+    for (int spin = 0; met_.load(std::memory_order_acquire) == before; ++spin) {
+        if (spin < kSpins) {
+            relax();
+        } else {
+            std::this_thread::yield();  // there may be fewer cores than threads
+        }
+    }
+}
+
 void Pool::take_pieces(int thread) {
     while (true) {
         const int64_t first = next_.fetch_add(piece_);

@@ -29,6 +29,9 @@ public:
         }, &body);
     }
 
+    // Waits until every thread has called it, within a job of as many pieces as there are threads.
+    void meet();
+
 private:
     using Call = void (*)(const void*, int64_t, int64_t, int);
 
@@ -40,7 +43,8 @@ private:
     std::mutex guard_;
     std::condition_variable wake_, done_;
     std::atomic<uint64_t> job_{0};
-    std::atomic<int> busy_{0};
+    std::atomic<int> busy_{0}, arrived_{0};
+    std::atomic<uint64_t> met_{0};
     std::atomic<bool> stop_{false};
     std::atomic<int64_t> next_{0};
     int64_t count_ = 0, piece_ = 1;

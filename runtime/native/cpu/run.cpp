@@ -1,4 +1,4 @@
-// A program, images and threads -> the outputs: parts of the image in parallel, each band by band.
+// A program, images and threads -> the outputs: bands shared by all threads, or parts for each, band by band.
 
 #include <unistd.h>
 
@@ -38,8 +38,11 @@ public:
             }
             // The lowest part first: each waits for rows of the one under it, and for no other.
             const int last = schedule.parts() - 1;
-            work_.pool.each(schedule.parts(), [&](int64_t first, int64_t stop, int thread) {
-                for (int64_t i = first; i < stop; ++i) run_part(segment, last - static_cast<int>(i), thread);
+            const int jobs = schedule.shared() ? work_.pool.threads() : schedule.parts();
+            work_.pool.each(jobs, [&](int64_t first, int64_t stop, int thread) {
+                for (int64_t i = first; i < stop; ++i) {
+                    run_part(segment, schedule.shared() ? 0 : last - static_cast<int>(i), thread);
+                }
             });
         }
     }
@@ -55,6 +58,7 @@ private:
 
     void run_part(size_t segment, int part, int thread) {
         const Schedule& schedule = work_.schedules[segment];
+        const int number = schedule.shared() ? thread : 0, threads = schedule.shared() ? work_.pool.threads() : 1;
         int64_t *done = work_.done(thread), *wanted = work_.wanted(thread);
         for (size_t s = 0; s < schedule.stages(); ++s) done[s] = schedule.start(part, s);
         for (int64_t band = 0; band < schedule.bands(part); ++band) {
@@ -63,8 +67,9 @@ private:
                 const int64_t stop = schedule.start(part + 1, s);
                 const int64_t own = std::min(wanted[s], stop);
                 if (own > done[s]) {
-                    compute(segment, part, s, thread, done[s], own);
+                    compute(segment, part, s, thread, {done[s], own, number, threads});
                     done[s] = own;
+                    if (schedule.shared()) work_.pool.meet();
                 }
                 if (wanted[s] > done[s]) {
                     fetch(segment, part, s, thread, done[s], wanted[s]);
@@ -74,27 +79,27 @@ private:
         }
     }
 
-    void compute(size_t segment, int part, size_t s, int thread, int64_t first, int64_t stop) {
+    void compute(size_t segment, int part, size_t s, int thread, Rows rows) {
         const Stage& stage = work_.stages.all[work_.stages.segments[segment].first + s];
         const View in = view(stage.reads[0].value, stage.reads[0].slot, thread);
         const View out = view(stage.value, stage.slot, thread);
         const int lanes = program_.kernels->lanes;
         if (stage.role == Role::load) {
             to_strips(inputs_[stage.index] + number_ * out.channels * out.height * out.width, out, lanes,
-                      first, stop);
+                      rows);
         } else if (stage.role == Role::store) {
             from_strips(in, outputs_[stage.index] + number_ * in.channels * in.height * in.width, lanes,
-                        first, stop);
+                        rows);
         } else {
             const auto started = std::chrono::steady_clock::now();
             const View second = view(stage.reads[1].value, stage.reads[1].slot, thread);
             compute_rows({&program_.operations[stage.index], work_.plans[stage.index].data(), level_,
                           program_.kernels, in, second, out, work_.scratch(thread)},
-                         first, stop);
+                         rows);
             const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
             seconds(stage, thread) += took.count();
         }
-        if (part > 0 && stage.slot != kNone) show(segment, part, s, out, first, stop);
+        if (part > 0 && stage.slot != kNone) show(segment, part, s, out, rows.first, rows.stop);
     }
 
     // Lets the part above see rows that were just computed: its edge in memory of its own.

@@ -13,6 +13,9 @@ namespace {
 
 constexpr int kPartsPerThread = 2;  // so that a thread that was held up leaves work to the others
 constexpr int64_t kLeastRows = 8;   // of a part
+constexpr int64_t kLeastColumns = 8;  // of tiles, for threads to share a band
+constexpr int64_t kLeastTiles = 4;    // of a thread in each stage of a shared band
+constexpr double kEven = 0.9;  // of all threads' time in which they have tiles, at least
 constexpr int kBisections = 40;
 constexpr int64_t kNotYet = -(int64_t{1} << 40);
 
@@ -46,9 +49,30 @@ Schedule::Schedule(std::vector<Work> stages, std::vector<Link> links, int thread
     int64_t tallest = 1;
     for (const Work& stage : stages_) tallest = std::max(tallest, stage.rows);
     const int64_t fitting = std::max<int64_t>(tallest / kLeastRows, 1);
-    const int wanted = threads == 1 ? 1 : threads * kPartsPerThread;
+    choose_shared(threads);
+    const int wanted = threads == 1 || shared_ ? 1 : threads * kPartsPerThread;
     int parts = static_cast<int>(std::min<int64_t>(wanted, fitting));
     while (!cut(parts)) parts /= 2;
+}
+
+// Whether the costliest stage is wide enough to share, and how deep a band then is, so that every thread has as
+// many tiles as the others, or nearly.
+void Schedule::choose_shared(int threads) {
+    band_bytes_ = band_bytes();
+    const auto less = [](const Work& a, const Work& b) {
+        return a.row_cost * static_cast<double>(a.rows) < b.row_cost * static_cast<double>(b.rows);
+    };
+    const auto costliest = std::max_element(stages_.begin(), stages_.end(), less);
+    if (threads == 1 || costliest == stages_.end() || costliest->columns < std::max(kLeastColumns, int64_t{threads})) {
+        return;
+    }
+    shared_ = true;
+    band_bytes_ *= threads;  // each has its columns in its own L2
+    const auto even = [&](int64_t tiles) {
+        const int64_t rounds = ceil_div(tiles, threads);
+        return rounds >= kLeastTiles && static_cast<double>(tiles) >= kEven * static_cast<double>(rounds * threads);
+    };
+    while (!even(deep_ * costliest->columns)) ++deep_;
 }
 
 // False if a part would need rows from beyond the next one; a single part never does.
@@ -123,8 +147,9 @@ void Schedule::set_bands(int part) {
         if (bytes > most) widest = s, most = bytes;
     }
     const int64_t rows = stops[widest] - own.starts[widest];
-    const auto fitting = static_cast<int64_t>(std::ceil(most / band_bytes()));
-    const int64_t bands = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(rows / stages_[widest].unit, 1));
+    const int64_t least = stages_[widest].unit * deep_;
+    const auto fitting = static_cast<int64_t>(std::ceil(most / band_bytes_));
+    const int64_t bands = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(ceil_div(rows, least), 1));
 
     // Leading stages begin above their first row, so that the first bands fill the stages before
     // them one by one and nobody has to hold the rows of a whole start.
@@ -143,7 +168,7 @@ void Schedule::set_bands(int part) {
     for (size_t s = 0; s < stages_.size(); ++s) {
         if (stages_[s].read_here) continue;
         const double scale = static_cast<double>(stages_[s].rows) / static_cast<double>(stages_[widest].rows);
-        const auto unit = std::max<int64_t>(std::llround(scale * static_cast<double>(stages_[widest].unit)), 1);
+        const auto unit = std::max<int64_t>(std::llround(scale * static_cast<double>(least)), 1);
         own.steps[s] = std::max<int64_t>(round_up(ceil_div(stops[s] - own.starts[s], bands), unit), 1);
         own.begins[s] -= static_cast<int64_t>(std::ceil(ahead * static_cast<double>(stages_[s].rows)));
         own.bands = std::max(own.bands, ceil_div(stops[s] - own.begins[s], own.steps[s]));

@@ -1,9 +1,10 @@
-// A segment at one size -> parts of the image for threads, bands of rows, and how many rows to hold.
+// A segment at one size -> shared bands or parts for threads, bands of rows, and how many rows to hold.
 //
 // A part is a range of rows of every stage. Ranges of later stages begin further down, so that a
 // part never needs rows above it: no row is computed twice, and only the last rows of a part wait
 // for the first rows ("edges") of the next one, which was begun before it. Within a part, bands of
-// rows go through all stages, each stage as far ahead of the next as that needs.
+// rows go through all stages, each stage as far ahead of the next as that needs. Where the image is
+// wide there is one part, and all threads share its bands.
 #ifndef NMK_SCHEDULE_H
 #define NMK_SCHEDULE_H
 
@@ -21,6 +22,7 @@ struct Work {
     double row_bytes;  // of what it reads and writes for a row
     double row_cost;   // in any unit
     int64_t unit;      // rows that it does best together
+    int64_t columns;   // of tiles
     size_t slot;       // that it writes
     bool read_here;    // by another stage of the segment
     bool kept;         // must be complete in the end
@@ -38,6 +40,8 @@ public:
     // Makes one for the stages of a segment; links are sorted by reader.
     Schedule(std::vector<Work> stages, std::vector<Link> links, int threads);
 
+    // Whether all threads go through a single part together, each taking its share of every stage's rows.
+    bool shared() const { return shared_; }
     int parts() const { return parts_; }
     size_t stages() const { return stages_.size(); }
     int64_t bands(int part) const { return cuts_[at(part)].bands; }
@@ -62,6 +66,7 @@ private:
     };
 
     static size_t at(int part) { return static_cast<size_t>(part); }
+    void choose_shared(int threads);
     bool cut(int parts);
     std::vector<int64_t> split(double fraction) const;
     double share(const std::vector<int64_t>& rows) const;
@@ -74,6 +79,9 @@ private:
     std::vector<size_t> first_link_;  // of each stage as a reader, and the end
     std::vector<std::vector<size_t>> sharing_, reading_;  // stages and links of each stage's slot
     int parts_ = 0;
+    bool shared_ = false;
+    int64_t deep_ = 1;  // units of rows that a band has at least
+    double band_bytes_ = 0.0;
     std::vector<Part> cuts_;  // one more than parts
     std::vector<int64_t> edges_, held_;
 };

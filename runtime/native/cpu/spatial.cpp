@@ -57,85 +57,72 @@ Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners) {
 
 // Factors stretch a strip as they stretch the image, so that lanes stay lanes; where the output is part
 // of a concatenation that another layout was chosen for, pixels go one by one.
-void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop) {
-    for (int64_t y = first; y < stop; ++y) {
-        for (int64_t channel = 0; channel < out.channels; ++channel) {
-            float* to = row_to(out, channel, y);
-            for (int part = 0; part < factor; ++part) {
-                const int64_t source = (channel * factor + y % factor) * factor + part;
-                const float* from = row_of(in, source, y / factor);
-                if (out.strip != in.strip * factor) {
-                    for (int64_t x = 0; x < in.width; ++x) to[place(out, x * factor + part, lanes)] = from[place(in, x, lanes)];
-                    continue;
-                }
-                for (int64_t s = 0; s < in.strip; ++s) {
-                    std::copy_n(from + s * lanes, lanes, to + (s * factor + part) * lanes);
-                }
-            }
-        }
-    }
-}
-
-void nearest(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop) {
-    for (int64_t y = first; y < stop; ++y) {
-        for (int64_t channel = 0; channel < out.channels; ++channel) {
-            const float* from = row_of(in, channel, y / factor);
-            float* to = row_to(out, channel, y);
+void pixel_shuffle(const View& in, const View& out, int factor, int lanes, Rows rows) {
+    rows.each(out.channels, [&](int64_t channel, int64_t y) {
+        float* to = row_to(out, channel, y);
+        for (int part = 0; part < factor; ++part) {
+            const int64_t source = (channel * factor + y % factor) * factor + part;
+            const float* from = row_of(in, source, y / factor);
             if (out.strip != in.strip * factor) {
-                for (int64_t x = 0; x < out.width; ++x) to[place(out, x, lanes)] = from[place(in, x / factor, lanes)];
+                for (int64_t x = 0; x < in.width; ++x) to[place(out, x * factor + part, lanes)] = from[place(in, x, lanes)];
                 continue;
             }
-            for (int64_t s = 0; s < out.strip; ++s) {
-                std::copy_n(from + s / factor * lanes, lanes, to + s * lanes);
+            for (int64_t s = 0; s < in.strip; ++s) {
+                std::copy_n(from + s * lanes, lanes, to + (s * factor + part) * lanes);
             }
         }
-    }
+    });
 }
 
-void bilinear(const View& in, const View& out, bool align_corners, int lanes, int64_t first,
-              int64_t stop, float* scratch) {
+void nearest(const View& in, const View& out, int factor, int lanes, Rows rows) {
+    rows.each(out.channels, [&](int64_t channel, int64_t y) {
+        const float* from = row_of(in, channel, y / factor);
+        float* to = row_to(out, channel, y);
+        if (out.strip != in.strip * factor) {
+            for (int64_t x = 0; x < out.width; ++x) to[place(out, x, lanes)] = from[place(in, x / factor, lanes)];
+            return;
+        }
+        for (int64_t s = 0; s < out.strip; ++s) std::copy_n(from + s / factor * lanes, lanes, to + s * lanes);
+    });
+}
+
+void bilinear(const View& in, const View& out, bool align_corners, int lanes, Rows rows, float* scratch) {
     Column* const columns = reinterpret_cast<Column*>(scratch);
     for (int64_t x = 0; x < out.width; ++x) {
         const Blend across = blend(x, in.width, out.width, align_corners);
         new (columns + x) Column{place(in, across.low, lanes), place(in, across.high, lanes),
                                  place(out, x, lanes), across.weight};
     }
-    for (int64_t y = first; y < stop; ++y) {
+    rows.each(out.channels, [&](int64_t channel, int64_t y) {
         const Blend down = blend(y, in.height, out.height, align_corners);
-        for (int64_t channel = 0; channel < out.channels; ++channel) {
-            const float* top = row_of(in, channel, down.low);
-            const float* bottom = row_of(in, channel, down.high);
-            float* to = row_to(out, channel, y);
-            for (int64_t x = 0; x < out.width; ++x) {
-                const Column& column = columns[x];
-                const float upper = top[column.left] + column.weight * (top[column.right] - top[column.left]);
-                const float lower =
-                    bottom[column.left] + column.weight * (bottom[column.right] - bottom[column.left]);
-                to[column.to] = upper + down.weight * (lower - upper);
-            }
+        const float* top = row_of(in, channel, down.low);
+        const float* bottom = row_of(in, channel, down.high);
+        float* to = row_to(out, channel, y);
+        for (int64_t x = 0; x < out.width; ++x) {
+            const Column& column = columns[x];
+            const float upper = top[column.left] + column.weight * (top[column.right] - top[column.left]);
+            const float lower = bottom[column.left] + column.weight * (bottom[column.right] - bottom[column.left]);
+            to[column.to] = upper + down.weight * (lower - upper);
         }
-    }
+    });
 }
 
-void pad(const View& in, const View& out, const int32_t* p, int lanes, int64_t first, int64_t stop,
-         float* scratch) {
+void pad(const View& in, const View& out, const int32_t* p, int lanes, Rows rows, float* scratch) {
     const auto border = static_cast<Border>(p[kBorder]);
     int64_t* const columns = reinterpret_cast<int64_t*>(scratch);  // where in the row it stands, or -1
     for (int64_t x = 0; x < out.width; ++x) {
         const int64_t from = inside(x - p[kLeft], in.width, border);
         new (columns + x) int64_t{from < 0 ? -1 : place(in, from, lanes)};
     }
-    for (int64_t y = first; y < stop; ++y) {
+    rows.each(out.channels, [&](int64_t channel, int64_t y) {
         const int64_t from_row = inside(y - p[kTop], in.height, border);
-        for (int64_t channel = 0; channel < out.channels; ++channel) {
-            const float* from = from_row < 0 ? nullptr : row_of(in, channel, from_row);
-            float* to = row_to(out, channel, y);
-            for (int64_t x = 0; x < out.width; ++x) {
-                const int64_t column = columns[x];
-                to[place(out, x, lanes)] = from == nullptr || column < 0 ? 0.0f : from[column];
-            }
+        const float* from = from_row < 0 ? nullptr : row_of(in, channel, from_row);
+        float* to = row_to(out, channel, y);
+        for (int64_t x = 0; x < out.width; ++x) {
+            const int64_t column = columns[x];
+            to[place(out, x, lanes)] = from == nullptr || column < 0 ? 0.0f : from[column];
         }
-    }
+    });
 }
 
 void restrip(const float* from, int64_t from_strip, float* to, int64_t to_strip, int64_t width, int lanes) {
@@ -144,56 +131,49 @@ void restrip(const float* from, int64_t from_strip, float* to, int64_t to_strip,
     }
 }
 
-void max_pool(const View& in, const View& out, const int32_t* p, int lanes, int64_t first,
-              int64_t stop) {
-    for (int64_t y = first; y < stop; ++y) {
+void max_pool(const View& in, const View& out, const int32_t* p, int lanes, Rows rows) {
+    rows.each(out.channels, [&](int64_t channel, int64_t y) {
         const int64_t top = std::max<int64_t>(y * p[kStrideY] - p[kPadTop], 0);
         const int64_t bottom = std::min(y * p[kStrideY] - p[kPadTop] + p[kKernelY], in.height);
+        float* to = row_to(out, channel, y);
         for (int64_t x = 0; x < out.width; ++x) {
             const int64_t left = std::max<int64_t>(x * p[kStrideX] - p[kPadLeft], 0);
             const int64_t right = std::min(x * p[kStrideX] - p[kPadLeft] + p[kKernelX], in.width);
-            const int64_t to = place(out, x, lanes);
-            for (int64_t channel = 0; channel < out.channels; ++channel) {
-                float most = -std::numeric_limits<float>::infinity();
-                for (int64_t from = left; from < right; ++from) {
-                    const int64_t column = place(in, from, lanes);
-                    for (int64_t row = top; row < bottom; ++row) {
-                        const float value = row_of(in, channel, row)[column];
-                        most = value > most || std::isnan(value) ? value : most;
-                    }
+            float most = -std::numeric_limits<float>::infinity();
+            for (int64_t from = left; from < right; ++from) {
+                const int64_t column = place(in, from, lanes);
+                for (int64_t row = top; row < bottom; ++row) {
+                    const float value = row_of(in, channel, row)[column];
+                    most = value > most || std::isnan(value) ? value : most;
                 }
-                row_to(out, channel, y)[to] = most;
             }
+            to[place(out, x, lanes)] = most;
         }
-    }
+    });
 }
 
-void to_strips(const float* image, const View& out, int lanes, int64_t first, int64_t stop) {
-    for (int64_t channel = 0; channel < out.channels; ++channel) {
-        for (int64_t y = first; y < stop; ++y) {
-            const float* from = image + (channel * out.height + y) * out.width;
-            float* to = row_to(out, channel, y);
-            for (int lane = 0; lane < lanes; ++lane) {
-                const int64_t start = lane * out.strip;
-                const int64_t count = std::min(out.strip, out.width - start);
-                for (int64_t s = 0; s < count; ++s) to[s * lanes + lane] = from[start + s];
-            }
+void to_strips(const float* image, const View& out, int lanes, Rows rows) {
+    rows.each(out.channels, [&](int64_t channel, int64_t y) {
+        const float* from = image + (channel * out.height + y) * out.width;
+        float* to = row_to(out, channel, y);
+        for (int lane = 0; lane < lanes; ++lane) {
+            const int64_t start = lane * out.strip;
+            const int64_t count = std::min(out.strip, out.width - start);
+            for (int64_t s = 0; s < count; ++s) to[s * lanes + lane] = from[start + s];
         }
-    }
+    });
 }
 
-void from_strips(const View& in, float* image, int lanes, int64_t first, int64_t stop) {
-    for (int64_t channel = 0; channel < in.channels; ++channel) {
-        for (int64_t y = first; y < stop; ++y) {
-            const float* from = row_of(in, channel, y);
-            float* to = image + (channel * in.height + y) * in.width;
-            for (int lane = 0; lane < lanes; ++lane) {
-                const int64_t start = lane * in.strip;
-                const int64_t count = std::min(in.strip, in.width - start);
-                for (int64_t s = 0; s < count; ++s) to[start + s] = from[s * lanes + lane];
-            }
+void from_strips(const View& in, float* image, int lanes, Rows rows) {
+    rows.each(in.channels, [&](int64_t channel, int64_t y) {
+        const float* from = row_of(in, channel, y);
+        float* to = image + (channel * in.height + y) * in.width;
+        for (int lane = 0; lane < lanes; ++lane) {
+            const int64_t start = lane * in.strip;
+            const int64_t count = std::min(in.strip, in.width - start);
+            for (int64_t s = 0; s < count; ++s) to[start + s] = from[s * lanes + lane];
         }
-    }
+    });
 }
 
 }  // namespace nmk

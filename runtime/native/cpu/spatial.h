@@ -3,22 +3,19 @@
 #define NMK_SPATIAL_H
 
 #include "conv.h"
+#include "rows.h"
 
 namespace nmk {
 
-// Each computes output rows first <= y < stop of every channel; `lanes` is the strips' L. `scratch` is
-// the thread's own: so many floats for each column of the output.
+// Each computes a thread's share of some output rows; `lanes` is the strips' L. `scratch` is the
+// thread's own: so many floats for each column of the output.
 constexpr int64_t kColumnFloats = 8;
 
-void pixel_shuffle(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop);
-void nearest(const View& in, const View& out, int factor, int lanes, int64_t first, int64_t stop);
-void bilinear(const View& in, const View& out, bool align_corners, int lanes, int64_t first,
-              int64_t stop, float* scratch);
-void max_pool(const View& in, const View& out, const int32_t* params, int lanes, int64_t first,
-              int64_t stop);
-
-void pad(const View& in, const View& out, const int32_t* params, int lanes, int64_t first, int64_t stop,
-         float* scratch);
+void pixel_shuffle(const View& in, const View& out, int factor, int lanes, Rows rows);
+void nearest(const View& in, const View& out, int factor, int lanes, Rows rows);
+void bilinear(const View& in, const View& out, bool align_corners, int lanes, Rows rows, float* scratch);
+void max_pool(const View& in, const View& out, const int32_t* params, int lanes, Rows rows);
+void pad(const View& in, const View& out, const int32_t* params, int lanes, Rows rows, float* scratch);
 
 // A row of strips of one width to strips of another.
 void restrip(const float* from, int64_t from_strip, float* to, int64_t to_strip, int64_t width, int lanes);
@@ -31,9 +28,9 @@ struct Blend {
 
 Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners);
 
-// Rows of an ordinary image [channels][height][width] to strips and back.
-void to_strips(const float* image, const View& out, int lanes, int64_t first, int64_t stop);
-void from_strips(const View& in, float* image, int lanes, int64_t first, int64_t stop);
+// An ordinary image [channels][height][width] to strips and back, likewise.
+void to_strips(const float* image, const View& out, int lanes, Rows rows);
+void from_strips(const View& in, float* image, int lanes, Rows rows);
 
 }  // namespace nmk
 

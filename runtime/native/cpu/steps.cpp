@@ -16,7 +16,7 @@ ActivationSpec activation_of(const Operation& operation) {
     return {record.activation, record.scalars[kLow], record.scalars[kHigh], operation.slopes()};
 }
 
-void convolve(const Step& step, int64_t first, int64_t stop) {
+void convolve(const Step& step, Rows rows) {
     const Operation& operation = *step.operation;
     const OperationRecord& record = operation.record;
     const float* bias = operation.values[kBias].empty() ? nullptr : operation.values[kBias].data();
@@ -24,7 +24,7 @@ void convolve(const Step& step, int64_t first, int64_t stop) {
     const size_t packing = operation.served[static_cast<size_t>(step.level)];
     const ConvRun run{&operation.convs[packing], step.plans + packing, step.kernels, step.input,
                       step.output, step.second, epilogue};
-    run_conv(run, first, stop, step.scratch);
+    run_conv(run, rows, step.scratch);
 }
 
 // A row of an input in the strips of the output: as it is, or brought into them in `space`.
@@ -65,23 +65,19 @@ void pointwise_row(const Step& step, int64_t channel, int64_t y) {
 
 }  // namespace
 
-void compute_rows(const Step& step, int64_t first, int64_t stop) {
+void compute_rows(const Step& step, Rows rows) {
     const OperationRecord& record = step.operation->record;
     const int lanes = step.kernels->lanes, factor = record.params[0];
     switch (step.operation->kind()) {
-        case Kind::conv2d: convolve(step, first, stop); break;
+        case Kind::conv2d: convolve(step, rows); break;
         case Kind::pointwise:
-            for (int64_t y = first; y < stop; ++y) {
-                for (int64_t channel = 0; channel < step.output.channels; ++channel) pointwise_row(step, channel, y);
-            }
+            rows.each(step.output.channels, [&](int64_t channel, int64_t y) { pointwise_row(step, channel, y); });
             break;
-        case Kind::pixel_shuffle: pixel_shuffle(step.input, step.output, factor, lanes, first, stop); break;
-        case Kind::nearest: nearest(step.input, step.output, factor, lanes, first, stop); break;
-        case Kind::bilinear:
-            bilinear(step.input, step.output, factor != 0, lanes, first, stop, step.scratch);
-            break;
-        case Kind::max_pool: max_pool(step.input, step.output, record.params, lanes, first, stop); break;
-        case Kind::pad: pad(step.input, step.output, record.params, lanes, first, stop, step.scratch); break;
+        case Kind::pixel_shuffle: pixel_shuffle(step.input, step.output, factor, lanes, rows); break;
+        case Kind::nearest: nearest(step.input, step.output, factor, lanes, rows); break;
+        case Kind::bilinear: bilinear(step.input, step.output, factor != 0, lanes, rows, step.scratch); break;
+        case Kind::max_pool: max_pool(step.input, step.output, record.params, lanes, rows); break;
+        case Kind::pad: pad(step.input, step.output, record.params, lanes, rows, step.scratch); break;
         case Kind::moments: break;
     }
 }

@@ -4,6 +4,7 @@
 
 #include "conv.h"
 #include "program.h"
+#include "rows.h"
 
 namespace nmk {
 
@@ -16,8 +17,8 @@ struct Step {
     float* scratch;
 };
 
-// Computes output rows first <= y < stop; not for moments, which have no rows.
-void compute_rows(const Step& step, int64_t first, int64_t stop);
+// Computes a thread's share of some output rows; not for moments, which have no rows.
+void compute_rows(const Step& step, Rows rows);
 
 // The mean or standard deviation of a channel, under the mask of a row's valid lanes.
 float moment(const Step& step, int64_t channel, const uint32_t* mask);

@@ -150,7 +150,7 @@ size_t Workspace::row_floats(const Program& program, uint32_t buffer) const {
 Work Workspace::work_of(const Program& program, const Stage& stage) const {
     const uint32_t shown = stage.value != kNone ? stage.value : stage.reads[0].value;
     const uint32_t out = program.values[shown].buffer;
-    Work work{shapes_[out].height, 0.0, 0.0, 1, stage.slot, stage.read_here, false};
+    Work work{shapes_[out].height, 0.0, 0.0, 1, ceil_div(strips_[out], kTileColumns), stage.slot, stage.read_here, false};
     const auto add = [&](uint32_t value) {
         const uint32_t buffer = program.values[value].buffer;
         const double ratio = static_cast<double>(shapes_[buffer].height) / static_cast<double>(work.rows);
@@ -168,6 +168,7 @@ Work Workspace::work_of(const Program& program, const Stage& stage) const {
         const double weights = static_cast<double>(program.operations[stage.index].record.data[kWeights].bytes) / 4;
         const double products = conv->method == Method::winograd ? weights / 4 : weights;
         work.row_cost += products * static_cast<double>(shapes_[out].width) / (16 * conv->shuffle * conv->shuffle);
+        work.columns = ceil_div(strips_[out], int64_t{conv->tile_columns} * conv->shuffle);
         for (const Conv& packing : *convs) work.unit = std::max(work.unit, int64_t{packing.tile_rows} * conv->shuffle);
     }
     if (stage.slot != kNone) {
@@ -210,7 +211,7 @@ void Workspace::schedule(const Program& program) {
     computed_ = std::make_unique<std::atomic<int64_t>[]>(most_stages_ * static_cast<size_t>(parts));
 }
 
-// Slots within a segment are rings of rows, each thread's own, where that takes less than the image.
+// Slots within a segment are rings of rows, each thread's own or shared as bands are, where that takes less than the image.
 void Workspace::choose_held() {
     places_.assign(stages.slots.size(), Place{true, 0, 0});
     for (size_t g = 0; g < stages.segments.size(); ++g) {
@@ -231,7 +232,7 @@ void Workspace::choose_held() {
     }
 }
 
-// Whole slots first, those of one time beside each other; then each thread's rings, then edges.
+// Whole slots first, those of one time beside each other; then rings, each thread's or shared, then edges.
 void Workspace::place(const Program& program) {
     std::vector<size_t> sizes(places_.size());
     for (size_t i = 0; i < places_.size(); ++i) {
@@ -242,15 +243,17 @@ void Workspace::place(const Program& program) {
     }
     const size_t whole = place_whole(sizes);
     std::vector<size_t> rings(stages.segments.size());
+    size_t common = 0;  // floats of the rings of a segment whose bands are shared
     thread_floats_ = 0;
     for (size_t i = 0; i < places_.size(); ++i) {
         if (places_[i].whole) continue;
         size_t& ring = rings[stages.slots[i].first];
         places_[i].offset = whole + ring;
         ring += sizes[i];
-        thread_floats_ = std::max(thread_floats_, ring);
+        size_t& most = schedules[stages.slots[i].first].shared() ? common : thread_floats_;
+        most = std::max(most, ring);
     }
-    edges_at_ = whole + thread_floats_ * static_cast<size_t>(pool.threads());
+    edges_at_ = whole + std::max(thread_floats_ * static_cast<size_t>(pool.threads()), common);
     edge_offsets_.assign(stages.all.size(), 0), edge_floats_.assign(stages.segments.size(), 0);
     size_t most = 0;
     for (size_t g = 0; g < stages.segments.size(); ++g) {
@@ -313,7 +316,8 @@ View Workspace::view(const Program& program, uint32_t value, uint32_t slot, int 
     view.plane = view.strip * program.kernels->lanes;
     view.row = view.plane * program.buffer_channels[record.buffer];
     view.held = at.held;
-    const size_t own = at.whole ? 0 : static_cast<size_t>(thread) * thread_floats_;
+    const bool common = at.whole || schedules[stages.slots[slot].first].shared();
+    const size_t own = common ? 0 : static_cast<size_t>(thread) * thread_floats_;
     view.data = arena_.get() + own + at.offset + kSlack + static_cast<ptrdiff_t>(record.first) * view.plane;
     return view;
 }

@@ -21,7 +21,7 @@ struct Workspace {
     // Prepares for inputs of those sizes; does nothing if they are those of the last run.
     void fit(const Program& program, const std::vector<Shape>& sizes);
 
-    // A value as a thread sees it: slots that live within a segment are each thread's own.
+    // A value as a thread sees it: slots within a segment are each thread's own, unless all share its bands.
     View view(const Program& program, uint32_t value, uint32_t slot, int thread) const;
     bool whole(uint32_t slot) const { return places_[slot].whole; }
     float* scratch(int thread) const { return scratch_.get() + static_cast<size_t>(thread) * scratch_floats_; }
