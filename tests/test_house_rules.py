@@ -61,6 +61,7 @@ LAYERS = {
     "nmcompile.receipt": COMPILE,
     "nmcompile.routing": COMPILE,
     "nmcompile.routing.nested": TORCH,
+    "nmcompile.routing.spec": LIGHT,
     "nmcompile.precision": COMPILE,
     "nmcompile.showcase": COMPILE,
     "nmcompile.transform": COMPILE,
