@@ -232,7 +232,7 @@ class Engine:
         if channels > colours:
             result[..., colours] = enlarged(picture[..., colours], scale)
         groups = _channel_groups(colours, self.manifest.channels)
-        routes = route and Routes(route.routing, height, width, len(groups))
+        routes = Routes(route.routing, height, width, len(groups)) if route else None
         for number, group in enumerate(groups):
             source, target = picture[..., group], result[..., group]
             network = self._network(source, extras or {}, route, routes)

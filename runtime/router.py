@@ -54,8 +54,9 @@ class Router:
 
     def one(self, image: Tensor, corner: tuple[int, int], level: int) -> Tensor:
         """An image, 1 x C x H x W, at one level, and where it begins in the picture -> restored."""
-        rows, columns = (Span(at, at + n) for at, n in zip(corner, image.shape[2:], strict=True))
-        self._routes.add(rows, columns, level, rows.size * columns.size)
+        height, width = image.shape[2:]
+        rows, columns = Span(0, height).moved(corner[0]), Span(0, width).moved(corner[1])
+        self._routes.add(rows, columns, level, height * width)
         return self._routed.at(self._inputs(image), level, self._routed.threads)
 
     def mixed(self, image: Tensor, corner: tuple[int, int]) -> Tensor:
@@ -72,11 +73,12 @@ class Router:
         levels = self._levels(self._windows(image, rows, columns))
         areas = joined(rows, columns, levels.reshape(len(rows), len(columns)))
         for area in areas:
-            inner = (
-                Span(at + cut.inner.start, at + cut.inner.stop)
-                for at, cut in zip(corner, (area.rows, area.columns), strict=True)
+            self._routes.add(
+                area.rows.inner.moved(corner[0]),
+                area.columns.inner.moved(corner[1]),
+                area.level,
+                area.pixels,
             )
-            self._routes.add(*inner, area.level, area.pixels)
         if len(areas) == 1:
             return self._routed.at(self._inputs(image), areas[0].level, self._routed.threads)
         return self._blended(image, areas)

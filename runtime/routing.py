@@ -1,4 +1,4 @@
-"""A difficulty head's scores + an effort -> the level of each window of an input-adaptive engine."""
+"""A difficulty head's scores + an effort -> the level of each window; what was chosen, counted."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def levels_of(scores: NDArray[np.floating], routing: Routing, effort: float) -> 
     if effort in (0, 1):
         return np.full(len(scores), (count - 1) * int(effort), np.intp)
     bias = np.interp(effort, np.linspace(0, 1, len(routing.bias)), routing.bias)
-    return np.argmax(scores - bias * np.asarray(routing.costs), axis=1)
+    chosen: NDArray[np.intp] = np.argmax(scores - bias * np.asarray(routing.costs), axis=1)
+    return chosen
 
 
 def read_effort(effort: Effort, routing: Routing) -> float:
