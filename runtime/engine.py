@@ -25,7 +25,7 @@ from nmcompile.runtime.executor import (
 from nmcompile.runtime.inputs import check_names, check_tensor, filled
 from nmcompile.runtime.pixels import Picture, Tensor, check_picture, enlarged, to_tensor
 from nmcompile.runtime.regions import RegionExecutor
-from nmcompile.runtime.routed import AtLevel, Routed, open_routed, single
+from nmcompile.runtime.routed import AtLevel, Routed, open_routed
 from nmcompile.runtime.router import Router
 from nmcompile.runtime.routing import Effort, Route, Routes, read_route
 from nmcompile.runtime.tiling import TilePlan, plan_tiles
@@ -137,7 +137,11 @@ class Engine:
         check_tensor(self.manifest, x)
         check_names(self.manifest, extras)
         route, inputs = self._route(effort), self._inputs(x, extras)
-        output = self._executor(inputs) if route is None else self._each(inputs, route)
+        if route is None or self._routed is None or len(x) == 0:
+            output = self._executor(inputs)
+        else:
+            router = Router(self.manifest, route, self._routed, partial(self._inputs, extras={}))
+            output = router.each(inputs)
         expected = tuple(self.manifest.scale * size for size in x.shape[2:])
         if output.shape[2:] != expected:
             raise NmcompileError(
@@ -152,18 +156,6 @@ class Engine:
         for extra in self.manifest.extra_inputs:
             inputs[extra.name] = filled(extra, extras.get(extra.name, extra.value), x.shape)
         return inputs
-
-    def _each(self, inputs: Mapping[str, NDArray[Any]], route: Route) -> Tensor:
-        """Runs every image of a batch at a level of its own."""
-        assert self._routed is not None
-        batch = inputs[self.manifest.input_name]
-        outputs = []
-        for index, image in enumerate(batch):
-            router = Router(self.manifest, route, self._routed, dict)
-            one = single(inputs, index, len(batch))
-            level = router.level(image[None])
-            outputs.append(self._routed.at(one, level, self._routed.threads))
-        return np.concatenate(outputs)
 
     def _route(self, effort: Effort, by: str | None = None) -> Route | None:
         """What a caller asks for; None for an engine without routing, to which nothing may be."""

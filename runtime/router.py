@@ -14,7 +14,7 @@ from nmcompile.engine import Manifest
 from nmcompile.runtime.areas import Area, joined, weights
 from nmcompile.runtime.cuts import Cut, Span, cut
 from nmcompile.runtime.pixels import Tensor, mirrored
-from nmcompile.runtime.routed import Routed
+from nmcompile.runtime.routed import Routed, single
 from nmcompile.runtime.routing import Route, Routes, levels_of
 
 _LEAST_SEEN = 32  # pixels: what the head looks at is mirrored up to this size
@@ -51,6 +51,19 @@ class Router:
         if self._effort in (0, 1):
             return (self._routed.levels - 1) * int(self._effort)
         return int(self._levels(_at_least(image, _LEAST_SEEN))[0])
+
+    def each(self, inputs: Mapping[str, NDArray[Any]]) -> Tensor:
+        """Every image of a batch at a level of its own, given all inputs of the network."""
+        batch = inputs[self._manifest.input_name]
+        outputs = [
+            self._routed.at(
+                single(inputs, index, len(batch)),
+                self.level(batch[index : index + 1]),
+                self._routed.threads,
+            )
+            for index in range(len(batch))
+        ]
+        return np.concatenate(outputs)
 
     def one(self, image: Tensor, corner: tuple[int, int], level: int) -> Tensor:
         """An image, 1 x C x H x W, at one level, and where it begins in the picture -> restored."""
