@@ -198,11 +198,10 @@ class Engine:
             extras: numbers that fill the network's further inputs, by name.
             warn: told when the result differs from the untiled one.
             progress: told (tiles done, tiles in all) after every tile.
-            effort: of an input-adaptive engine, 0..1, `min` or `max`; 0 is the first level
-                everywhere, 1 the last, which then runs as if it were alone. None takes the
-                engine's own.
+            effort: of an input-adaptive engine, 0..1, `min` (0, the first level everywhere) or
+                `max` (1, the last, as if it were alone); None takes the engine's own.
             route_by: `tile` or `image`; None takes the engine's own.
-            told: of an input-adaptive engine, given at the end what was chosen.
+            told: given at the end what an input-adaptive engine chose.
 
         Returns:
             The picture, `scale` times as large, same type, same number of dimensions.
@@ -247,10 +246,8 @@ class Engine:
             return lambda x, _: self.run(x, effort=None, **extras)
         inputs = partial(self._inputs, extras=extras)
         router = Router(self.manifest, route, self._routed, inputs, routes)
-        if route.routing.by == "tile" and not route.is_fixed:
-            return router.mixed
-        whole = to_tensor(source, self.manifest.value_range, self.manifest.channels)
-        return partial(router.one, level=router.level(whole))
+        value_range, channels = self.manifest.value_range, self.manifest.channels
+        return router.network(lambda: to_tensor(source, value_range, channels))
 
 
 def _channel_groups(colours: int, channels: int) -> list[slice]:

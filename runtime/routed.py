@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,8 +83,19 @@ class NativeRouted:
         self.levels, self.threads = levels, threads
 
     def scores(self, windows: Tensor) -> Tensor:
-        """N x C x H x W -> N x K."""
-        (found,) = self._head.run([windows], self.threads)
+        """N x C x H x W -> N x K.
+
+        A thread each for its share of the windows: they are small, and threads that share one wait
+        for each other (24 of 64x64 took 12.6 ms so, 3.5 ms apart).
+        """
+        if len(windows) < self.threads:
+            return self._scores(windows, self.threads)
+        with ThreadPoolExecutor(self.threads) as pool:
+            shares = np.array_split(windows, self.threads)
+            return np.concatenate(list(pool.map(self._scores, shares)))
+
+    def _scores(self, windows: Tensor, threads: int = 1) -> Tensor:
+        (found,) = self._head.run([windows], threads)
         return found.reshape(len(found), -1)
 
     def at(self, inputs: Mapping[str, NDArray[Any]], level: int, threads: int) -> Tensor:

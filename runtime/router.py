@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from nmcompile.engine import Manifest
 from nmcompile.runtime.areas import Area, joined, weights
+from nmcompile.runtime.assembly import Network
 from nmcompile.runtime.cuts import Cut, Span, cut
 from nmcompile.runtime.pixels import Tensor, mirrored
 from nmcompile.runtime.routed import Routed, single
@@ -46,23 +48,25 @@ class Router:
         self._routed, self._inputs = routed, inputs
         self._routes = routes or Routes(route.routing, 1, 1)
 
-    def level(self, image: Tensor) -> int:
-        """The one level of a whole image, 1 x C x H x W; no head decides where effort does."""
+    def network(self, whole: Callable[[], Tensor]) -> Network:
+        """What restores a tile of a picture; `whole` gives all of that, 1 x C x H x W."""
+        if self._routing.by == "tile" and self._effort not in (0, 1):
+            return self.mixed
+        return partial(self.one, level=self.level(whole))
+
+    def level(self, image: Callable[[], Tensor]) -> int:
+        """The one level of an image, 1 x C x H x W; the head is not asked where effort decides."""
         if self._effort in (0, 1):
             return (self._routed.levels - 1) * int(self._effort)
-        return int(self._levels(_at_least(image, _LEAST_SEEN))[0])
+        return int(self._levels(_at_least(image(), _LEAST_SEEN))[0])
 
     def each(self, inputs: Mapping[str, NDArray[Any]]) -> Tensor:
         """Every image of a batch at a level of its own, given all inputs of the network."""
-        batch = inputs[self._manifest.input_name]
-        outputs = [
-            self._routed.at(
-                single(inputs, index, len(batch)),
-                self.level(batch[index : index + 1]),
-                self._routed.threads,
-            )
-            for index in range(len(batch))
-        ]
+        name, outputs = self._manifest.input_name, []
+        for index in range(len(inputs[name])):
+            one = single(inputs, index, len(inputs[name]))
+            level = self.level(partial(one.__getitem__, name))
+            outputs.append(self._routed.at(one, level, self._routed.threads))
         return np.concatenate(outputs)
 
     def one(self, image: Tensor, corner: tuple[int, int], level: int) -> Tensor:

@@ -41,11 +41,6 @@ class Route:
     routing: Routing
     effort: float
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the effort alone decides, and the head need not be asked."""
-        return self.effort in (0, 1)
-
 
 def read_route(routing: Routing, scale: int, effort: Effort, by: str | None) -> Route:
     """What a caller gives, None for the engine's own -> what one run is to do.
