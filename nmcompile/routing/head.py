@@ -56,6 +56,21 @@ class Head(nn.Module):
         scores: Tensor = self.scores(x.mean((2, 3), keepdim=True))
         return scores
 
+    def settle(self, images: Tensor) -> None:
+        """Begins where training moves: outputs of each convolution vary by 1 on these images.
+
+        The first convolution's weights have no mean, so that it sees texture and no brightness,
+        which is many times larger and tells nothing. Scales as of Mishkin and Matas, "All you
+        need is a good init", ICLR 2016.
+        """
+        with torch.no_grad():
+            self.first.weight -= self.first.weight.mean((2, 3), keepdim=True)
+            x = images / self.value_range
+            for layer in (self.first, self.second, self.third):
+                layer.bias.zero_()
+                layer.weight /= layer(x).std((0, 2, 3)).mean().clamp_min(1e-12)
+                x = F.leaky_relu(layer(x), _SLOPE)
+
     def macs(self, height: int, width: int) -> int:
         """Multiply-accumulates on one image of that size, counted as the plan counts a layer's."""
         total = 0
@@ -119,7 +134,7 @@ def head_program(head: Head, nested: Nested) -> Program:
     deployed.first.weight /= head.value_range
     deployed.value_range = 1.0
     image = torch.rand(_TRACED[0], head.first.in_channels, *_TRACED[1:])
-    free = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     with quiet():
         module = trace(deployed, (image,), (free,))
     interface = dataclasses.replace(

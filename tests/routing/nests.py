@@ -8,8 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nmcompile.convs import from_canonical, get_tensor, read_conv, set_tensor, to_canonical
-from nmcompile.convs import weight_uses
+from nmcompile.convs import (
+    from_canonical,
+    get_tensor,
+    read_conv,
+    set_tensor,
+    to_canonical,
+    weight_uses,
+)
 from nmcompile.passes import analyze_cost, measure_latency
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.pipeline import run_passes
