@@ -60,6 +60,7 @@ LAYERS = {
     "nmcompile.search": COMPILE,
     "nmcompile.receipt": COMPILE,
     "nmcompile.routing": COMPILE,
+    "nmcompile.routing.head": TORCH,
     "nmcompile.routing.nested": TORCH,
     "nmcompile.routing.spec": LIGHT,
     "nmcompile.precision": COMPILE,
