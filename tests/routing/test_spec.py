@@ -65,3 +65,14 @@ def test_what_is_wrong(text, said):
 def test_routes_are_by_tile_or_image():
     with pytest.raises(NmcompileError, match="--route-by row: expected tile or image"):
         RouteSpec.parse("3", "row")
+
+
+@pytest.mark.parametrize(("text", "effort"), [("min", 0), ("max", 1), ("0.4", 0.4), (None, None)])
+def test_efforts(text, effort):
+    assert RouteSpec.parse("3", effort=text).effort == effort
+
+
+@pytest.mark.parametrize("text", ["1.1", "-0.1", "nan", "much", ""])
+def test_efforts_that_are_none(text):
+    with pytest.raises(NmcompileError, match=r"--effort .*: expected a number from 0 to 1"):
+        RouteSpec.parse("3", effort=text)
