@@ -26,6 +26,7 @@ def insert_routing(
     head: Program,
     offsets: Sequence[float],
     mode: Literal["mixture", "argmax"],
+    sharpness: float = 1.0,
 ) -> Program:
     """Puts the head and the routing nodes into the graph of the levels.
 
@@ -36,9 +37,11 @@ def insert_routing(
         nested: the levels; left as it is.
         head: image [N, C, h, w] -> scores [N, K, 1, 1]; its weights become routing.head.*.
         offsets: [K], added to the scores: -bias(effort) * cost.
-        mode: `mixture`: sum_i softmax(scores + offsets)_i * level_i(image), which trains (ClassSR,
-            Kong et al., CVPR 2021, equation 2), all levels computed, what they share once.
-            `argmax`: the level of the largest sum alone, of one image (N = 1), by torch.cond.
+        mode: `mixture`: sum_i softmax(sharpness * (scores + offsets))_i * level_i(image), which
+            trains (as in ClassSR, Kong et al., CVPR 2021); all levels are computed, what they
+            share once. `argmax`: the level of the largest sum alone, of one image (N = 1), by
+            torch.cond.
+        sharpness: of the mixture's softmax.
 
     Returns:
         A program of the same interface, with the last level's plan.
@@ -49,8 +52,11 @@ def insert_routing(
     inputs = [graph.node_copy(node) for node in _placeholders(module)]
     scores = _add_head(graph, head, inputs[0])
     sums = graph.call_function(aten.add.Tensor, (scores, graph.get_attr(OFFSETS)))
-    build = _mix if mode == "mixture" else _choose
-    graph.output(build(graph, module, nested, inputs, sums))
+    if mode == "mixture":
+        sharp = graph.call_function(aten.mul.Tensor, (sums, sharpness))
+        graph.output(_mix(graph, module, nested, inputs, sharp))
+    else:
+        graph.output(_choose(graph, module, nested, inputs, sums))
     return nested.program.with_module(fx.GraphModule(module, graph))
 
 

@@ -1,12 +1,15 @@
-"""Soft shares of levels for windows -> what is wrong with them: losses that a head is trained by.
+"""Scores of levels for windows -> what is wrong with them: losses that a head is trained by.
 
-ClassSR (Kong et al., CVPR 2021, equations 3 and 4) has `class_loss` and `average_loss` for three
-branches of equal shares; here they are for K levels and any shares. `regret` is ours.
+ClassSR (Kong et al., CVPR 2021) has `class_loss` and `average_loss`, for branches of equal shares;
+here they are for K levels and any shares. `regression_loss` is ours.
 """
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
+
+_TAIL = 0.3
 
 
 def class_loss(shares: Tensor) -> Tensor:
@@ -32,11 +35,14 @@ def average_loss(shares: Tensor, wanted: Tensor) -> Tensor:
     return (shares.mean(0) - wanted).abs().sum() / (2 * (1 - wanted.min()))
 
 
-def regret(shares: Tensor, losses: Tensor) -> Tensor:
-    """What the choice is expected to lose against the best one: mean of sum_i p_i l_i - min_i l_i.
+def regression_loss(scores: Tensor, regrets: Tensor) -> Tensor:
+    """How far scores are from -regrets, less the last level's: Huber's, mean over levels.
+
+    Regrets have a long tail, which a square would let decide; Huber's loss is a square below
+    0.3 of the first level's mean regret.
 
     Args:
-        shares: [N, K] softmax over levels.
-        losses: [N, K] what each level loses, its price included.
+        scores: [N, K].
+        regrets: [N, K], 0 at the last level.
     """
-    return ((shares * losses).sum(1) - losses.amin(1)).mean()
+    return F.smooth_l1_loss(scores - scores[:, -1:], -regrets, beta=_TAIL)

@@ -12,20 +12,21 @@ NETWORKS = {"plain": plain, "shared": Shared}
 OFFSETS = (0.3, 0.0, -0.2)
 
 
-def routed(folder, mode, offsets=OFFSETS, make=plain):
+def routed(folder, mode, offsets=OFFSETS, make=plain, sharpness=1.0):
     _, nested = nest(folder, make())
     head = make_head(3, nested.count, 1.0, seed=2)
-    return nested, head, insert_routing(nested, head_program(head, nested), offsets, mode)
+    program = head_program(head, nested)
+    return nested, head, insert_routing(nested, program, offsets, mode, sharpness)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_mixture_weighs_every_level_by_its_share(tmp_path, kind):
-    nested, head, program = routed(tmp_path, "mixture", make=NETWORKS[kind])
+    nested, head, program = routed(tmp_path, "mixture", make=NETWORKS[kind], sharpness=3.0)
     x, seen = image(program), []
     program.module.get_submodule(SHARES).register_forward_hook(lambda *a: seen.append(a[2]))
     found = program(x)
     with torch.no_grad():
-        shares = (head(x) + torch.tensor(OFFSETS).reshape(1, -1, 1, 1)).softmax(1)
+        shares = (3.0 * (head(x) + torch.tensor(OFFSETS).reshape(1, -1, 1, 1))).softmax(1)
     expected = sum(shares[:, i : i + 1] * nested.at(i)(x) for i in range(nested.count))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(seen[0], shares, rtol=1e-5, atol=1e-6)
@@ -50,15 +51,16 @@ def test_argmax_runs_the_chosen_level(tmp_path, kind, level):
 
 
 def test_argmax_follows_the_scores(tmp_path):
-    nested, head, program = routed(tmp_path, "argmax", (0.0, 0.0, 0.0))
-    chosen = set()
-    for seed in range(12):
-        x = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(seed)) * (seed + 1)
-        with torch.no_grad():
-            level = int(head(x).argmax())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(12, 3, 16, 24, generator=generator)
+    head = make_head(3, 3, 1.0, seed=2)
+    with torch.no_grad():
+        scores = head(images).flatten(1)
+    nested, _, program = routed(tmp_path, "argmax", (-scores.mean(0)).tolist())
+    chosen = (scores - scores.mean(0)).argmax(1).tolist()
+    assert set(chosen) == {0, 1, 2}
+    for x, level in zip(images.split(1), chosen, strict=True):
         torch.testing.assert_close(program(x), nested.at(level)(x), rtol=1e-5, atol=1e-5)
-        chosen.add(level)
-    assert len(chosen) > 1
 
 
 def test_argmax_exports_with_its_conditions(tmp_path):

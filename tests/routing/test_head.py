@@ -13,6 +13,7 @@ from nmcompile.routing.head import (
     WIDTHS,
     allowance_of,
     cost_of,
+    head_for,
     head_program,
     make_head,
 )
@@ -44,6 +45,21 @@ def test_the_width_follows_the_allowance():
         assert head.macs(256, 256) <= allowance * 256**2
     with pytest.raises(NmcompileError, match=r"\d+ MACs a pixel, expected at most 10.*--route"):
         make_head(3, 3, 1.0, 0, 10.0)
+
+
+def test_few_weights_make_a_narrow_head_but_no_error():
+    def weights(head):
+        return sum(weight.numel() for weight in head.parameters())
+
+    found = [make_head(3, 3, 1.0, 0, size=size) for size in (1e6, 1e4, 10.0)]
+    assert found[0].width == WIDTHS[0] > found[1].width > found[2].width == WIDTHS[-1]
+    assert weights(found[1]) <= 1e4 < weights(found[0])
+
+
+def test_a_network_gets_the_head_that_it_can_bear(tmp_path):
+    dense, nested = nest(tmp_path)
+    head = head_for(nested, seed=0)
+    assert head.macs(64, 64) <= SHARE * dense.the_plan.dense_macs * 64**2 / (16 * 24)
 
 
 def test_macs_are_those_of_its_convolutions():

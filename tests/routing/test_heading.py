@@ -48,9 +48,7 @@ def case(tmp_path):
     wide.head = conv(3, 32)
     dense, nested = nest(tmp_path, wide)
     data = Patches(Source.folder(folder), (), DENOISE, dense.interface, SIDE)
-    return {
-        "nested": nested, "dense": dense, "data": data, "ctx": context(tmp_path), "window": SIDE,
-    }  # fmt: skip
+    return {"nested": nested, "data": data, "ctx": context(tmp_path), "window": SIDE}
 
 
 def test_a_head_learns_what_is_hard(monkeypatch):
@@ -124,6 +122,6 @@ def test_windows_of_another_size_are_refused(case):
 
 
 def test_a_network_too_small_for_a_head_is_refused(case, tmp_path):
-    dense, nested = nest(tmp_path, Around(conv(8, 8, 1)))
+    _, nested = nest(tmp_path, Around(conv(8, 8, 1)))
     with pytest.raises(NmcompileError, match="too small to gain by routing"):
-        train_head(recipe=RECIPE, **{**case, "dense": dense, "nested": nested})
+        train_head(recipe=RECIPE, **{**case, "nested": nested})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nmcompile.routing.losses import average_loss, class_loss, regret
+from nmcompile.routing.losses import average_loss, class_loss, regression_loss
 
 
 def one_hot(*levels, count=3):
@@ -33,8 +33,8 @@ def test_average_loss_is_one_on_collapse_and_none_at_the_wanted_shares():
     assert 0 < average_loss(one_hot(0, 0, 0, 0), wanted) < 1
 
 
-def test_regret_is_what_the_choice_loses():
-    losses = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 5.0]])
-    assert regret(one_hot(1, 0), losses) == pytest.approx(0.0)
-    assert regret(one_hot(0, 1), losses) == pytest.approx((2 + 5) / 2)
-    assert regret(torch.full((2, 3), 1 / 3), losses) == pytest.approx((1 + 10 / 3) / 2)
+def test_scores_are_to_differ_as_regrets_do():
+    regrets = torch.tensor([[3.0, 1.0, 0.0], [0.1, 0.0, 0.0]])
+    assert regression_loss(5 - regrets, regrets) == pytest.approx(0.0, abs=1e-6)
+    near, far = (regression_loss(-regrets * factor, regrets) for factor in (0.9, 0.5))
+    assert 0 < near < far
