@@ -29,6 +29,7 @@ LAYERS = {
     "nmcompile.cache": LIGHT,
     "nmcompile.data": LIGHT,
     "nmcompile.images": LIGHT,
+    "nmcompile.level_map": LIGHT,
     "nmcompile.metrics": LIGHT,
     "nmcompile.neighbours": LIGHT,
     "nmcompile.progress": LIGHT,
