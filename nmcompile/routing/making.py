@@ -138,7 +138,7 @@ def make_adaptive(
     window, overlap = default_window(interface.scale)
     recipe = recipe or Recipe(steps=1)
     data = Patches(source, ctx.calibration.validation, ctx.task, interface, window, recipe.seed)
-    headed = train_head(nested, dense, data, recipe, ctx, window)
+    headed = train_head(nested, data, recipe, ctx, window)
     for note in headed.notes:
         ctx.reporter.note(f"note: {note}")
     by_tile = spec.by == "tile"
