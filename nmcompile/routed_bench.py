@@ -74,15 +74,11 @@ def bench_routed(
         cap_isa(isa)
     count = check_threads(threads)
     engine = load(folder, count)
-    routing = engine.manifest.routing
-    assert routing is not None
+    routing = _routing(engine)
     images = _images(engine, source or Source.fallback(), size or default_size(engine.manifest))
     own = read_effort(effort, routing)
     efforts = {f"effort {x:g}": x for x in dict.fromkeys((own, *_EFFORTS))}
-    ours: dict[str, Run] = {
-        name: partial(engine.restore, effort=x, route_by=route_by) for name, x in efforts.items()
-    }
-    ours |= {f"level {level}": engine.at(level).restore for level in range(len(routing.costs))}
+    ours = _ours(engine, efforts, route_by)
     counted = _counted(engine, images, efforts, route_by)
     inputs = all_inputs(engine.manifest, _tensor(engine, images[0]))
     names = default_peers() if against is None else list(dict.fromkeys(against))
@@ -99,6 +95,23 @@ def bench_routed(
         "runs": [{"name": n, **summary(each[n]), **counted[n]} for n in ours],
     }  # fmt: skip
     return document(engine, each[f"effort {own:g}"], peers, times, shared)
+
+
+def _routing(engine: Engine) -> Routing:
+    if engine.manifest.routing is None:
+        raise NmcompileError(f"{engine.path} is not input-adaptive; use nmcompile.bench")
+    return engine.manifest.routing
+
+
+def _ours(engine: Engine, efforts: dict[str, float], by: str | None) -> dict[str, Run]:
+    """The engine at every effort, and each of its levels."""
+    found: dict[str, Run] = {
+        name: partial(engine.restore, effort=effort, route_by=by)
+        for name, effort in efforts.items()
+    }
+    for level in range(len(_routing(engine).costs)):
+        found[f"level {level}"] = engine.at(level).restore
+    return found
 
 
 def _all(run: Run, images: Sequence[Picture]) -> None:
@@ -134,21 +147,16 @@ def _counted(
     engine: Engine, images: Sequence[Picture], efforts: dict[str, float], by: str | None
 ) -> dict[str, dict[str, Any]]:
     """MACs and shares of each effort and level, means over the images."""
-    routing = engine.manifest.routing
-    assert routing is not None
-    found = {}
+    routing, found = _routing(engine), {}
     for name, effort in efforts.items():
         told: list[Routes] = []
         for image in images:
             engine.restore(image, effort=effort, route_by=by, told=told.append)
         found[name] = _means(told)
     for level in range(len(routing.costs)):
-        found[f"level {level}"] = _means([_whole(routing, images[0], level)])
+        height, width = images[0].shape[:2]
+        found[f"level {level}"] = _means([Routes.whole(routing, height, width, level)])
     return found
-
-
-def _whole(routing: Routing, image: Picture, level: int) -> Routes:
-    return Routes.whole(routing, image.shape[0], image.shape[1], level)
 
 
 def _means(told: Sequence[Routes]) -> dict[str, Any]:

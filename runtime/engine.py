@@ -49,13 +49,17 @@ def load(path: Path | str, threads: int | None = None, check_parts: bool = True)
     folder = Path(path)
     count = check_threads(threads)
     manifest = read_manifest(folder, check_parts)
-    if manifest.routing is None:
-        engine = Engine(folder, manifest, open_executor(folder, manifest, count))
-    else:
-        routed = open_routed(folder, manifest, len(manifest.routing.costs), count)
-        engine = Engine(folder, manifest, AtLevel(routed, routed.levels - 1), routed)
+    engine = open_engine(folder, manifest, count)
     _tell(engine)
     return engine
+
+
+def open_engine(folder: Path, manifest: Manifest, threads: int) -> Engine:
+    """An engine whose manifest is known; NmcompileError if nothing here can run its parts."""
+    if manifest.routing is None:
+        return Engine(folder, manifest, open_executor(folder, manifest, threads))
+    routed = open_routed(folder, manifest, len(manifest.routing.costs), threads)
+    return Engine(folder, manifest, AtLevel(routed, routed.levels - 1), routed)
 
 
 def _tell(engine: Engine) -> None:
