@@ -48,13 +48,14 @@ def load(path: Path | str, threads: int | None = None, check_parts: bool = True)
     """
     folder = Path(path)
     count = check_threads(threads)
-    engine = open_engine(folder, read_manifest(folder, check_parts), count)
+    manifest = read_manifest(folder, check_parts)
+    engine = open_engine(folder, manifest, count)
     _tell(engine)
     return engine
 
 
 def open_engine(folder: Path, manifest: Manifest, threads: int) -> Engine:
-    """An engine whose manifest is known; NmcompileError as in `load`."""
+    """An engine whose manifest is known; NmcompileError if nothing here can run its parts."""
     if manifest.routing is None:
         return Engine(folder, manifest, open_executor(folder, manifest, threads))
     routed = open_routed(folder, manifest, len(manifest.routing.costs), threads)

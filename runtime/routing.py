@@ -119,6 +119,13 @@ class Routes:
         self._seen = 0
         self.levels = np.zeros((height, width), np.uint8)
 
+    @classmethod
+    def whole(cls, routing: Routing, height: int, width: int, level: int) -> Routes:
+        """Those of an image that one level restored whole."""
+        routes = cls(routing, height, width)
+        routes.add(Span(0, height), Span(0, width), level, height * width)
+        return routes
+
     def add(self, rows: Span, columns: Span, level: int, pixels: int) -> None:
         """Counts a rectangle of the image, and how many pixels were run for it."""
         spot = self.levels[rows.slice, columns.slice]

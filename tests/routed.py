@@ -1,6 +1,7 @@
 """A few lines of layers -> a small input-adaptive engine on disk, native or for ONNX Runtime."""
 
 import dataclasses
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,16 @@ def _scores() -> tuple[np.ndarray, np.ndarray]:
     return weight.astype(np.float32), np.float32([0, -100 * _FLAT, -100 * (_FLAT + _ROUGH)])
 
 
-def native(folder: Path, scale: int = 1, same: bool = False, **changes: Any) -> Path:
+def native(
+    folder: Path,
+    scale: int = 1,
+    same: bool = False,
+    dense: Path | None = None,
+    **changes: Any,
+) -> Path:
     """A native routed engine; `changes` are fields of the manifest or of its routing.
 
+    The dense original is taken from the engine `dense`, if one is given.
     With `same` levels, all that is blended lies 3 pixels within its window.
     """
     manifest, routing = _manifest({"overlap": 12 if same else 8, **changes})
@@ -98,6 +106,8 @@ def native(folder: Path, scale: int = 1, same: bool = False, **changes: Any) -> 
     folder.mkdir()
     (folder / "model.nmk").write_bytes(network(manifest.channels, scale, same))
     (folder / "head.nmk").write_bytes(head(manifest.channels))
+    if dense is not None:
+        shutil.copy(dense / "dense.onnx", folder)
     seal(folder, manifest)
     return folder
 

@@ -71,6 +71,8 @@ LAYERS = {
     "nmcompile.compile": COMPILE,
     "nmcompile.comparison": COMPILE,
     "nmcompile.evaluate": TORCH,
+    "nmcompile.routed_bench": COMPILE,
+    "nmcompile.routed_evaluation": TORCH,
     "nmcompile.isa": LIGHT,
     "nmcompile.peers": COMPILE,
     "nmcompile.cli": TOP,

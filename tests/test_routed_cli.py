@@ -1,5 +1,7 @@
 """`nmcompile run`, `eval` and `bench` on input-adaptive engines, as a user types them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,8 @@ from tests import engines, routed
 
 @pytest.fixture
 def engine(tmp_path):
-    return routed.native(tmp_path / "engine", scale=2, task="sr:2")
+    dense = engines.super_resolution(tmp_path / "dense")
+    return routed.native(tmp_path / "engine", scale=2, task="sr:2", dense=dense)
 
 
 @pytest.fixture
@@ -102,3 +105,79 @@ def test_what_cannot_be_is_one_line(engine, images, tmp_path, capfd, words, said
     line = failing(capfd, "run", engine, images / "a.png", "-o", tmp_path / "x.png", *words)
     assert said in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_eval_counts_levels(engine, images, capfd):
+    assert run("eval", engine, "--data", images, "--json") == 0
+    document = json.loads(capfd.readouterr().out)
+    told = document["routed"]
+    assert [row["name"] for row in told] == ["routed", "level 0", "level 1", "level 2"]
+    assert told[0]["psnr"] == document["psnr"]
+    assert sum(told[0]["shares"]) == pytest.approx(1)
+    assert [row["shares"] for row in told[1:]] == np.eye(3).tolist()
+    assert [row["macs"] for row in told[1:]] == pytest.approx(routed.ROUTING.costs)
+    assert 0.3 < told[0]["macs"] < 1.5
+    assert all(row["ms"] > 0 for row in told)
+
+
+def test_eval_at_the_largest_effort_is_the_last_level(engine, images, capfd):
+    assert run("eval", engine, "--data", images, "--json", "--effort", "max") == 0
+    routed_row, *levels = json.loads(capfd.readouterr().out)["routed"]
+    for name in ("psnr", "ssim", "macs", "shares"):
+        assert routed_row[name] == levels[-1][name]
+
+
+def test_eval_prints_a_table_of_levels(engine, images, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run("eval", engine, "--data", images) == 0
+    shown = capfd.readouterr().out
+    assert all(name in shown for name in ("routed", "level 0", "level 2", "pixels by level"))
+
+
+def test_eval_of_one_level_has_no_effort(images, tmp_path, capfd):
+    plain = engines.identity(tmp_path / "plain")
+    line = failing(capfd, "eval", plain, "--data", images, "--effort", "1", "--task", "denoise:25")
+    assert "--effort" in line
+    assert "is not input-adaptive" in line
+
+
+def test_bench_times_efforts_and_levels_on_images(engine, images, capfd):
+    words = ("--data", images, "--size", "40x60", "--against", "onnxruntime", "--threads", 1)
+    assert run("bench", engine, *words, "--runs", 5, "--effort", "0.6", "--json") == 0
+    document = json.loads(capfd.readouterr().out)
+    assert (document["size"], document["images"], document["rounds"]) == ([40, 60], 1, 5)
+    names = ["effort 0.6", "effort 0.25", "effort 0.5", "effort 0.75"]
+    assert [row["name"] for row in document["runs"]] == [*names, "level 0", "level 1", "level 2"]
+    assert document["ours"]["times"] == document["runs"][0]["times"]
+    assert document["peers"]["onnxruntime"]["ratio"] > 0
+    macs = {row["name"]: row["macs"] for row in document["runs"]}
+    assert macs["effort 0.25"] <= macs["effort 0.5"] <= macs["effort 0.75"]
+    assert [macs[f"level {level}"] for level in range(3)] == pytest.approx(routed.ROUTING.costs)
+    assert all(sum(row["shares"]) == pytest.approx(1) for row in document["runs"])
+
+
+def test_bench_prints_a_table_of_runs(engine, images, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    words = ("--data", images, "--size", "16x24", "--against", "onnxruntime", "--threads", 1)
+    assert run("bench", engine, *words, "--runs", 5) == 0
+    shown = capfd.readouterr().out
+    assert all(name in shown for name in ("means over 2 real images", "effort 0.75", "level 2"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "900x900"], "no image gives an input of 900x900 or more"),
+        (["--effort", "-1"], "effort -1: expected a number"),
+    ],
+)
+def test_a_bench_that_cannot_be_is_one_line(engine, images, capfd, words, said):
+    line = failing(capfd, "bench", engine, "--data", images, "--against", "onnxruntime", *words)
+    assert said in line
+
+
+def test_bench_of_one_level_needs_no_images(images, tmp_path, capfd):
+    plain = engines.identity(tmp_path / "plain")
+    line = failing(capfd, "bench", plain, "--data", images)
+    assert "--data" in line
+    assert "is not input-adaptive" in line

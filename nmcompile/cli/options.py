@@ -72,24 +72,24 @@ def add_route(parser: argparse.ArgumentParser) -> None:
 
 
 def check_routing(
-    args: argparse.Namespace, manifest: Manifest, engine: str | Path, *more: str
+    args: argparse.Namespace, manifest: Manifest | None, engine: str | Path, *more: str
 ) -> None:
     """Checks what was said of levels before any image is read.
 
     Raises:
-        NmcompileError: an impossible effort, or an option for an engine without levels; `more` are
-            further options that were given and need them.
+        NmcompileError: an impossible effort, or an option for what has no levels (`manifest` is
+            None where it is no engine); `more` are further options that were given and need them.
     """
     from nmcompile.runtime.routing import read_effort
 
-    if manifest.routing is not None:
+    if manifest is not None and manifest.routing is not None:
         read_effort(args.effort, manifest.routing)
         return
     given = {"--effort": args.effort, "--route-by": args.route_by}
     found = [option for option, value in given.items() if value is not None]
     for option in (*found, *more):
         raise NmcompileError(
-            f"{option}: {engine} is not input-adaptive; leave it out, or compile the engine with "
+            f"{option}: {engine} is not input-adaptive; leave it out, or compile an engine with "
             "--route"
         )
 
