@@ -147,7 +147,7 @@ def _routing(bias: tuple[float, ...], costs: Values) -> Routing:
 def _collapsed(shares: tuple[float, ...], effort: float) -> str:
     level = int(np.argmax(shares))
     return (
-        f"note: routing has collapsed: {shares[level]:.1%} of the calibration windows get level "
+        f"routing has collapsed: {shares[level]:.1%} of the calibration windows get level "
         f"{level} of {len(shares)} at effort {effort:g}; level {level} alone would do as well, "
         "other levels (--route) or more training may not"
     )

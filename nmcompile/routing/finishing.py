@@ -43,7 +43,7 @@ def finish_jointly(
     recipe: Recipe,
     ctx: Context,
 ) -> tuple[Nested, Headed]:
-    """Trains levels and head together at the head's own effort, then the head anew on its errors.
+    """Trains levels and head together at effort 0.5, then the head on the errors that are left.
 
     Args:
         nested: the levels.
@@ -62,11 +62,10 @@ def finish_jointly(
     """
     recipe = _own(recipe)
     costs = np.asarray(nested.costs)
-    efforts = np.linspace(0, 1, len(headed.bias))
-    offsets = -float(np.interp(headed.effort, efforts, headed.bias)) * costs
+    offsets = -headed.bias[len(headed.bias) // 2] * costs
     scored = head_program(headed.head, nested, folded=False)
     mixed = insert_routing(nested, scored, offsets.tolist(), "mixture", SHARPNESS)
-    policy = RoutingPolicy(mixed.the_plan, headed.shares)
+    policy = RoutingPolicy(mixed.the_plan, headed.facts["held_out"]["shares"])
     trained = train(mixed, policy, dense, data, recipe, ctx)
     levels = _levels_of(nested, trained.program)
     head = _head_of(headed.head, trained.program)
@@ -143,6 +142,6 @@ def _better(
     notes = kept[1].notes
     if kept is before:
         said = f"took held-out windows from {psnrs[0]:.2f} to {psnrs[1]:.2f} dB"
-        notes += (f"note: training levels and head together {said}; they are as they were",)
+        notes += (f"training levels and head together {said}; they are as they were",)
     headed = dataclasses.replace(kept[1], facts={**kept[1].facts, "joint": facts}, notes=notes)
     return kept[0], headed

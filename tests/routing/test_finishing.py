@@ -70,7 +70,7 @@ def test_what_got_worse_is_left_as_it_was(finish):
     recipe = dataclasses.replace(RECIPE, lr=10.0, warm_up=0.0, ema=0.0)
     headed = dataclasses.replace(
         finish.headed,
-        facts={**finish.headed.facts, "held_out": {"psnr": 99.0}},
+        facts={**finish.headed.facts, "held_out": {"psnr": 99.0, "shares": [0.5, 0.25, 0.25]}},
     )
     nested, kept = finish(recipe, headed=headed)
     assert nested is finish.nested
