@@ -86,17 +86,24 @@ def price_of(scores: Values, costs: Values, wanted: float) -> float:
     return high
 
 
-def judge(scores: Values, errors: Values, calibrated: Calibrated, costs: Values) -> dict[str, Any]:
-    """What the head gains on windows that it was neither trained nor calibrated on.
+def judge(scores: Values, errors: Values, costs: Values) -> dict[str, Any]:
+    """What the head gains, on windows that it was neither trained nor calibrated on.
 
-    All are PSNRs of the windows taken together, at the cost that effort 0.5 has there.
+    All are PSNRs of the windows taken together, at one mean cost: half way between the first
+    level's and the last's, so that two heads can be compared.
+
+    Args:
+        scores: [N, K] of the windows.
+        errors: [N, K], mean squares.
+        costs: [K], increasing.
 
     Returns:
         cost: mean cost of the windows; psnr: in dB; over_static: what it is above the best level
         alone that costs no more, over_random: above levels drawn with the same shares, and
         under_oracle: below the choice that knows the errors; shares of the levels.
     """
-    chosen = levels_of(scores, _routing(calibrated.bias, costs), 0.5)
+    middle = float(costs[0] + costs[-1]) / 2
+    chosen = np.argmax(scores - price_of(scores, costs, middle) * costs, axis=1)
     shares = np.bincount(chosen, minlength=len(costs)) / len(chosen)
     cost, means = float(costs[chosen].mean()), errors.mean(axis=0)
     alone = means[costs <= cost].min()
@@ -140,7 +147,7 @@ def _routing(bias: tuple[float, ...], costs: Values) -> Routing:
 def _collapsed(shares: tuple[float, ...], effort: float) -> str:
     level = int(np.argmax(shares))
     return (
-        f"note: routing has collapsed: {shares[level]:.1%} of the calibration windows get level "
+        f"routing has collapsed: {shares[level]:.1%} of the calibration windows get level "
         f"{level} of {len(shares)} at effort {effort:g}; level {level} alone would do as well, "
         "other levels (--route) or more training may not"
     )

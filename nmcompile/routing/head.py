@@ -145,14 +145,19 @@ def cost_of(head: Head, dense: Program, window: int) -> float:
     return head.macs(window, window) / (macs_a_pixel * window**2)
 
 
-def head_program(head: Head, nested: Nested) -> Program:
+def head_program(head: Head, nested: Nested, folded: bool = True) -> Program:
     """The head as a program: an image [N, C, h, w] in the network's range -> [N, K, 1, 1].
 
-    The range is part of the first weights there, so that no step of its own scales the image.
+    Args:
+        head: the module, left as it is.
+        nested: the levels it scores.
+        folded: makes the range part of the first weights, so that no step of its own scales the
+            image; weights that will be trained stay as they are.
     """
     deployed = copy.deepcopy(head).eval().requires_grad_(False)
-    deployed.first.weight /= head.value_range
-    deployed.value_range = 1.0
+    if folded:
+        deployed.first.weight /= head.value_range
+        deployed.value_range = 1.0
     image = torch.rand(_TRACED[0], head.first.in_channels, *_TRACED[1:])
     free = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     with quiet():

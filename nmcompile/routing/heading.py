@@ -93,7 +93,7 @@ def fit(head: Head, nested: Nested, windows: Windows, recipe: Recipe, ctx: Conte
     at = TRAINED + CALIBRATED
     fitted, held = windows.part(TRAINED, at), windows.part(at, len(windows))
     found = calibrate(scores_of(head, fitted.images), fitted.errors.numpy(), costs)
-    judged = judge(scores_of(head, held.images), held.errors.numpy(), found, costs)
+    judged = judge(scores_of(head, held.images), held.errors.numpy(), costs)
     window = windows.images.shape[2]
     share = cost_of(head, nested.program, window)
     facts = {

@@ -22,9 +22,12 @@ from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
 from nmcompile.routing.nested import NEVER, Nested
 from nmcompile.second_order import prune_magnitude
+from nmcompile.training.recipe import Recipe
 from tests.networks import cleaned, context, plain
 
 LADDER = ("1:4", "2:4", "dense")
+SIDE = 16  # of a window
+RECIPE = Recipe(steps=4, batch=4, patch=SIDE, lr=1e-3, validations=2, precision="fp32")
 
 
 def nest(folder: Path, module: nn.Module | None = None, ladder: tuple[str, ...] = LADDER):

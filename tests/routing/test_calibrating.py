@@ -62,14 +62,13 @@ def test_collapse_is_told_in_one_line():
 
 def test_a_head_is_judged_against_what_needs_none():
     scores, errors = windows(blur=0.02)
-    fitted = calibrate(scores, errors, COSTS)
-    good = judge(*windows(seed=1, blur=0.02), fitted, COSTS)
+    good = judge(scores, errors, COSTS)
     assert good["over_random"] > 0.1
     assert good["over_static"] > 0
     assert 0 <= good["under_oracle"] < 0.02
     assert good["cost"] == pytest.approx(0.55, abs=0.02)
     noise = np.random.default_rng(2).standard_normal(errors.shape)
-    blind = judge(noise, errors, calibrate(noise, errors, COSTS), COSTS)
+    blind = judge(noise, errors, COSTS)
     assert abs(blind["over_random"]) < 0.05
     assert blind["under_oracle"] > 0.1
 

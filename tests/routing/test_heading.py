@@ -7,48 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from nmcompile.data import Source
 from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
-from nmcompile.images import write_image
 from nmcompile.progress import SILENT
 from nmcompile.routing import heading, windows
-from nmcompile.routing.calibrating import calibrate, judge
+from nmcompile.routing.calibrating import judge
 from nmcompile.routing.head import make_head
 from nmcompile.routing.heading import learn, scores_of, train_head
 from nmcompile.routing.windows import Windows, measure
 from nmcompile.runtime.routing import levels_of
-from nmcompile.training.batches import Patches
-from nmcompile.training.recipe import Recipe
-from tests.networks import DENOISE, Around, context, conv
-from tests.routing.nests import LADDER, nest
+from tests.networks import Around, conv
+from tests.routing.nests import LADDER, RECIPE, SIDE, nest
 
-SIDE = 16
 LEARNT, HELD = slice(256), slice(256, None)
-RECIPE = Recipe(steps=4, batch=4, patch=SIDE, precision="fp32")
-
-
-@pytest.fixture(autouse=True)
-def _few_windows(monkeypatch):
-    for name, count in {"TRAINED": 64, "CALIBRATED": 32, "JUDGED": 32}.items():
-        monkeypatch.setattr(heading, name, count)
-    monkeypatch.setattr(heading, "EPOCHS", 2)
-
-
-@pytest.fixture
-def case(tmp_path):
-    """Arguments of train_head but for the recipe."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    for index in range(3):
-        picture = generator.integers(0, 256, (6, 6, 3)).repeat(8, 0).repeat(8, 1)
-        write_image(folder / f"{index}.png", picture.astype(np.uint8))
-    wide = Around(*(conv(32, 32) for _ in range(2)), outputs=32)
-    wide.head = conv(3, 32)
-    dense, nested = nest(tmp_path, wide)
-    data = Patches(Source.folder(folder), (), DENOISE, dense.interface, SIDE)
-    return {"nested": nested, "data": data, "ctx": context(tmp_path), "window": SIDE}
 
 
 def test_a_head_learns_what_is_hard(monkeypatch):
@@ -64,11 +35,8 @@ def test_a_head_learns_what_is_hard(monkeypatch):
     costs = np.array([0.2, 0.5, 1.0])
     before = scores_of(head, held.images)
     learn(head, seen, costs, 0, SILENT)
-    verdicts = []
-    for scores in (before, scores_of(head, held.images)):
-        found = calibrate(scores, held.errors.numpy(), costs)
-        verdicts.append(judge(scores, held.errors.numpy(), found, costs))
-    untaught, taught = verdicts
+    after = scores_of(head, held.images)
+    untaught, taught = (judge(scores, held.errors.numpy(), costs) for scores in (before, after))
     assert taught["over_random"] > max(0.3, untaught["over_random"] + 0.1)
     assert taught["under_oracle"] < 0.05
 
