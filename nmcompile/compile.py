@@ -41,7 +41,7 @@ from nmcompile.routing.spec import RouteSpec
 from nmcompile.runtime import Engine, load
 from nmcompile.runtime.engine import open_engine
 from nmcompile.runtime.executor import OrtExecutor, check_threads
-from nmcompile.showcase import showcase
+from nmcompile.showcase import chosen_levels, showcase
 from nmcompile.tasks import Task
 from nmcompile.training.parallel import World, joined
 from nmcompile.training.recipe import Recipe
@@ -118,12 +118,12 @@ def compile(
     settings, output = settings or Settings(), Path(output)
     check_writable(output)
     given = settings.plan is not None or settings.uniform is not None
-    settings.masks.check(settings.budget, settings.finetune, given)
     if settings.route and (given or settings.masks != FIXED):
         raise NmcompileError(
             f"--route {settings.route} assigns patterns to levels whose masks stay; leave out "
             "--plan, --uniform, --search, --train-masks and --reassign"
         )
+    settings.masks.check(settings.budget, settings.finetune, given)
     if settings.finetune is None:
         return _compile(model, output, settings, reporter, World())
     recipe = with_checkpoint(settings.finetune, output)
@@ -306,7 +306,8 @@ def _write(
         with clock.stage("writing the report"):
             (folder / "receipt.json").write_text(json.dumps(receipt, indent=1) + "\n")
             pictures = showcase(original, engine, ctx.calibration.validation)
-            write_report(folder / "report.html", sparse.the_plan, receipt, pictures)
+            chosen = chosen_levels(engine, ctx.calibration.validation)
+            write_report(folder / "report.html", sparse.the_plan, receipt, pictures, chosen)
             seal(folder, manifest)
     return load(output, ctx.target.threads)
 

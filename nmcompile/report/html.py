@@ -90,6 +90,7 @@ def _view(plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]) -> d
         "heat_svg": Markup(heat.svg),
         "bars_svg": Markup(figures.mac_bars(plan)),
         "training": training,
+        "routing": part(receipt, "routing"),
         "training_svg": Markup(curve.training_curve(training["curve"] or [])),
         "heat_steps": range(1, HEAT_STEPS + 1),
         "losses": losses,

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from nmcompile.context import Context
-from nmcompile.evaluate import evaluate
-from nmcompile.plan import Plan
+from nmcompile.routed_evaluation import judge
 from nmcompile.routing.making import Adaptive
 from nmcompile.runtime import Engine
-from nmcompile.runtime.routing import Routes
 from nmcompile.timing import interleaved
 
 
@@ -41,42 +38,33 @@ def routing_facts(engine: Engine, adaptive: Adaptive, ctx: Context) -> dict[str,
         ctx: validation images and their task.
 
     Returns:
-        The manifest's routing, and `macs` (mean over the validation images at the default effort,
-        over the dense network's, head and overlap counted), `levels` (budget, macs, cost, ms at the
+        The manifest's routing, and `macs` (on the validation images at the default effort, over
+        the dense network's, head and overlap counted), `levels` (budget, macs, cost, ms at the
         reference size, psnr, ssim, share of the pixels) and `head` (of its training).
     """
-    told: list[Routes] = []
-    for sample in ctx.calibration.validation:
-        engine.restore(sample.degraded, told=told.append)
-    shares = np.mean([routes.shares for routes in told], axis=0)
-    plans = adaptive.nested.plans
-    rows = [
-        _level(engine, level, plan, float(share), ctx)
-        for level, (plan, share) in enumerate(zip(plans, shares, strict=True))
-    ]
-    return {
-        **dataclasses.asdict(adaptive.routing),
-        "macs": fmean(routes.macs for routes in told),
-        "levels": rows,
-        "head": adaptive.headed.facts,
-    }
+    routed, *alone = judge(engine, ctx.calibration.validation, ctx.task)
+    count = adaptive.nested.count
+    plans = zip(adaptive.nested.plans, adaptive.nested.costs, strict=True)
+    rows = []
+    for level, (plan, cost) in enumerate(plans):
+        found = alone[level].to_json()
+        rows.append(
+            {
+                "budget": plan.budget,
+                "macs": plan.macs,
+                "cost": cost,
+                "ms": _milliseconds(engine.at(level), engine.at(count - 1), plan.reference_size),
+                "psnr": found["psnr"],
+                "ssim": found["ssim"],
+                "share": routed.shares[level],
+            }
+        )
+    facts = dataclasses.asdict(adaptive.routing)
+    return {**facts, "macs": routed.macs, "levels": rows, "head": adaptive.headed.facts}
 
 
-def _level(engine: Engine, level: int, plan: Plan, share: float, ctx: Context) -> dict[str, Any]:
-    """One level alone, timed in turn with the last."""
-    interface = engine.manifest
-    shape = (1, interface.channels, *plan.reference_size)
-    x = np.random.default_rng(0).random(shape, np.float32) * np.float32(interface.value_range)
-    last = len(engine.manifest.routing.costs) - 1 if engine.manifest.routing else 0
-    own, top = engine.at(level), engine.at(last)
-    ms, _, _ = interleaved(lambda: own.run(x), lambda: top.run(x))
-    quality = evaluate(own, ctx.calibration.validation, ctx.task)
-    return {
-        "budget": plan.budget,
-        "macs": plan.macs,
-        "cost": plan.macs / plan.dense_macs,
-        "ms": ms,
-        "psnr": quality.psnr,
-        "ssim": quality.ssim,
-        "share": share,
-    }
+def _milliseconds(own: Engine, last: Engine, size: tuple[int, int]) -> float:
+    """Of a level alone, timed in turn with the last."""
+    x = np.random.default_rng(0).random((1, own.manifest.channels, *size), np.float32)
+    x *= np.float32(own.manifest.value_range)
+    return interleaved(lambda: own.run(x), lambda: last.run(x))[0]

@@ -1,11 +1,12 @@
 """A dense network, images and `--route` -> trained levels and a trained head, and their manifest.
 
-The stages: levels are pruned, trained jointly where training is asked for, and then a head learns
-on the frozen levels which one a window deserves.
+The stages: levels are pruned, and trained jointly where training is asked for; a head learns on the
+frozen levels which one a window deserves; where training is asked for, both finish it together.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from nmcompile.errors import NmcompileError
 from nmcompile.finetuning import started, training_patches
 from nmcompile.plan import Plan
 from nmcompile.program import Program
+from nmcompile.routing.finishing import finish_jointly
 from nmcompile.routing.head import head_program
 from nmcompile.routing.heading import Headed, train_head
 from nmcompile.routing.nested import Nested
@@ -34,6 +36,7 @@ from nmcompile.training.recipe import Recipe
 from nmcompile.training.trainer import Trained
 
 _FORCED = 1e9  # beyond any score
+_JOINT = 0.2  # of a training's length, in which levels and head finish it together
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def train_all_levels(
     """
     data = training_patches(source, recipe, ctx, dense.interface, world)
     packed = started(lambda: _pack(make()), f"--route {spec}", dense, source, recipe, ctx, world)
-    return train_levels(_unpack(dense, packed), dense, data, recipe, ctx, world)
+    first = _part(recipe, 1 - _JOINT)
+    return train_levels(_unpack(dense, packed), dense, data, first, ctx, world)
 
 
 def make_adaptive(
@@ -123,22 +127,27 @@ def make_adaptive(
     spec: RouteSpec,
     ctx: Context,
 ) -> Adaptive:
-    """Trains a head on levels.
+    """Trains a head on levels, and finishes both together.
 
     Args:
         dense: the cleaned program.
-        nested: its levels, which stay as they are.
+        nested: its levels.
         source: images; those that validate are not trained on.
-        recipe: of the levels' training, for its seed and checkpoints; None: there was none. The
-            head's own training is short and always the same.
+        recipe: of the whole training; None: the levels stay as they were pruned, and only the head
+            is trained, which is short and always the same.
         spec: what a level is chosen for, and the default effort.
         ctx: task, reporter.
     """
     interface = dense.interface
     window, overlap = default_window(interface.scale)
-    recipe = recipe or Recipe(steps=1)
-    data = Patches(source, ctx.calibration.validation, ctx.task, interface, window, recipe.seed)
-    headed = train_head(nested, data, recipe, ctx, window)
+    own = recipe or Recipe(steps=1)
+    data = Patches(source, ctx.calibration.validation, ctx.task, interface, window, own.seed)
+    headed = train_head(nested, data, own, ctx, window)
+    if recipe is not None:
+        # As many pixels a step as before: a window is larger than a patch.
+        batch = max(2, round(recipe.batch * (recipe.patch / window) ** 2))
+        last = dataclasses.replace(_part(recipe, _JOINT), batch=batch)
+        nested, headed = finish_jointly(nested, headed, dense, data, last, ctx)
     for note in headed.notes:
         ctx.reporter.note(f"note: {note}")
     by_tile = spec.by == "tile"
@@ -153,6 +162,14 @@ def make_adaptive(
         head=str(ctx.task),
     )
     return Adaptive(nested, headed, routing)
+
+
+def _part(recipe: Recipe, share: float) -> Recipe:
+    """The recipe for a share of its length."""
+    if recipe.seconds is not None:
+        return dataclasses.replace(recipe, seconds=share * recipe.seconds)
+    assert recipe.steps is not None
+    return dataclasses.replace(recipe, steps=max(1, round(share * recipe.steps)))
 
 
 def _pack(nested: Nested) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nmcompile import timing
 from nmcompile.compile import Settings, assist, compile
 from nmcompile.data import Source
 from nmcompile.images import write_image
@@ -53,6 +54,7 @@ def few_windows(patch: pytest.MonkeyPatch) -> None:
     """Heads that learn from few windows, as quickly as tests need."""
     for name, count in WINDOWS.items():
         patch.setattr(heading, name, count)
+    patch.setattr(timing, "_SECONDS", 0.0)
 
 
 def main(folder: Path) -> None:
