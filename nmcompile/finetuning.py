@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import shutil
 from collections.abc import Callable
@@ -80,8 +81,9 @@ def fine_tune(
             f"(the first is {data.too_small[0]})"
         )
     world.share(recipe.batch)
-    # The plan of a network with other weights, budget or way to masks would still fit.
-    asked = f"{checkpoint.weights_digest(dense)} {ctx.task} {ctx.budget} {masks}"
+    # The plan of a network with other weights, images, budget or way to masks would still fit.
+    names = hashlib.sha256("\n".join(source.names).encode()).hexdigest()
+    asked = f"{checkpoint.weights_digest(dense)} {names} {ctx.task} {ctx.budget} {masks}"
     packed = world.told(_start(prune, recipe, ctx, asked) if world.rank == 0 else None)
     start = checkpoint.unpack(dense, packed)
     policy = masks.policy(start, dense, ctx, recipe, world)

@@ -92,8 +92,15 @@ def settled(program: Program, ctx: Context, patterns: dict[str, Pattern]) -> Pro
     """The program whose plan has these patterns, each measured; dense where none is faster."""
     found = tuple(sorted({pattern for pattern in patterns.values() if not pattern.is_dense}))
     measured = measure_latency(program, dataclasses.replace(ctx, patterns=found))
-    plan = measured.the_plan.assign(patterns, dict.fromkeys(patterns, "learned by SLS"))
-    return dataclasses.replace(measured, plan=reverted(plan), facts=measured.facts | {"patterns"})
+    learned = measured.the_plan.assign(patterns, dict.fromkeys(patterns, "learned by SLS"))
+    plan = reverted(learned)
+    if plan.macs > learned.macs:
+        ctx.reporter.note(
+            f"note: where a learned pattern is no faster than dense here, the layer runs dense: "
+            f"{plan.macs / plan.dense_macs:.3f} of the MACs, not the "
+            f"{learned.macs / plan.dense_macs:.3f} that were learned; --budget latency= weighs time"
+        )
+    return dataclasses.replace(measured, plan=plan, facts=measured.facts | {"patterns"})
 
 
 def _ladder(family: Pattern) -> tuple[Pattern, ...]:

@@ -1,5 +1,7 @@
 """Budgets and measured costs -> what SLS pays, how far it goes, and the plan that it ends in."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from nmcompile.errors import NmcompileError
 from nmcompile.passes import analyze_cost
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.pipeline import run_passes
+from nmcompile.progress import Reporter
 from nmcompile.search import family_of_search, priced, settled, sls_policy
 from tests.networks import Around, CountingTarget, cleaned, context, conv
 
@@ -80,6 +83,23 @@ def test_the_plan_names_what_was_learned(tmp_path):
     assert layer.chosen.latency_ms is not None
     assert layer.reason == "learned by SLS"
     assert "patterns" in program.facts
+
+
+def test_a_learned_pattern_that_gains_no_time_is_undone_and_that_is_said(tmp_path):
+    said = []
+
+    class Told(Reporter):
+        def note(self, text):
+            said.append(text)
+
+    _, ctx, measured, _ = made(tmp_path, "macs=0.5", target=Measured())
+    ctx = dataclasses.replace(ctx, reporter=Told(quiet=True))
+    found = {"body.0.weight": Pattern(1, 7, 8), "body.2.weight": Pattern(1, 1, 8)}
+    plan = settled(measured, ctx, found).the_plan
+    assert plan.layer("body.0.weight").pattern == DENSE
+    assert plan.layer("body.2.weight").pattern == Pattern(1, 1, 8)
+    (line,) = said
+    assert f"{plan.macs / plan.dense_macs:.3f} of the MACs" in line
 
 
 @pytest.mark.parametrize(

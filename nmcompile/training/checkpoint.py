@@ -74,8 +74,8 @@ def read_for(path: Path, wanted: str) -> dict[str, Any]:
     content = read(path)
     if content.get("digest") != wanted:
         raise NmcompileError(
-            f"{path} is the checkpoint of another model, plan or recipe; repeat the command that "
-            "made it, or remove it and start without --resume"
+            f"{path} is the checkpoint of another model, data, plan or recipe; repeat the command "
+            "that made it, or remove it and start without --resume"
         )
     return content
 

@@ -119,13 +119,17 @@ def test_a_run_that_was_cut_off_is_gone_on_with(place, capsys, monkeypatch):
     assert np.array_equal(load("engine", 1).run(x), first.run(x))
     for words in (["--budget", "macs=0.7"], ["--reassign", "1"], ["--search", "sls:4"]):
         assert main([*checkpointed, "--resume", *words]) == 1
-        assert "another model, plan or recipe" in capsys.readouterr().err
+        assert "another model, data, plan or recipe" in capsys.readouterr().err
+    (place / "images/3.png").rename(place / "images/4.png")
+    assert main([*checkpointed, "--resume"]) == 1
+    assert "another model, data, plan or recipe" in capsys.readouterr().err
+    (place / "images/4.png").rename(place / "images/3.png")
     other = _Enlarge()
     with torch.no_grad():
         other.head.weight *= 2
     torch.save(other.state_dict(), "weights.pt")
     assert main([*checkpointed, "--resume"]) == 1
-    assert "another model, plan or recipe" in capsys.readouterr().err
+    assert "another model, data, plan or recipe" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_engine_that_was_there(place, capsys, monkeypatch):

@@ -118,10 +118,10 @@ def test_a_checkpoint_of_another_run_is_refused(case, tmp_path):
     recipe = dataclasses.replace(RECIPE, checkpoint=tmp_path / "state")
     trained(case, recipe)
     again = dataclasses.replace(recipe, resume=True)
-    with pytest.raises(NmcompileError, match="another model, plan or recipe"):
+    with pytest.raises(NmcompileError, match="another model, data, plan or recipe"):
         trained(case, dataclasses.replace(again, batch=2))
     other = pruned(plain(), case["ctx"], {"body.0.weight": "1:4", "body.2.weight": "1:4"})
-    with pytest.raises(NmcompileError, match="another model, plan or recipe"):
+    with pytest.raises(NmcompileError, match="another model, data, plan or recipe"):
         trained(case, again, program=other)
     path = tmp_path / "state" / checkpoint.STATE
     path.write_bytes(path.read_bytes()[:1000])
