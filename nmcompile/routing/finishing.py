@@ -106,7 +106,11 @@ class RoutingPolicy(FixedPolicy):
 
 
 def _own(recipe: Recipe) -> Recipe:
-    """The recipe with a folder of its own, which is resumed if there is anything in it."""
+    """The recipe with a folder of its own, which is resumed if there is anything in it.
+
+    The mixture has each layer several times, so that there is none to compare with the teacher's.
+    """
+    recipe = dataclasses.replace(recipe, features=0.0)
     if recipe.checkpoint is None:
         return dataclasses.replace(recipe, resume=False)
     folder = recipe.checkpoint / JOINT

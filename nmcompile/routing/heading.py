@@ -31,13 +31,15 @@ from nmcompile.training.batches import Patches
 from nmcompile.training.recipe import Recipe
 
 HEAD = "head.pt"
-TRAINED, CALIBRATED, JUDGED = 2048, 512, 512  # windows
+PIXELS = 3072 << 12  # of all windows: 3072 of 64 x 64, a few minutes to measure, and 150 MB
+LEARNT, FITTED = 2 / 3, 1 / 6  # shares of the windows; on the rest the head is judged
 SHARPNESS = 10.0  # of the softmax over scores, whose unit is the first level's mean regret
 CLASS, AVERAGE = 0.01, 0.1  # weights of ClassSR's losses beside the regression's 1
 _TINY = 1e-20  # less than any error of 8 bits
-EPOCHS = 60
+STEPS = 2000
 _BATCH, _RATE, _WARM_UP = 64, 3e-3, 0.05
 _SETTLED = 256  # windows
+_LEAST = 96  # likewise
 _EFFORTS = 19  # prices that the head meets while it learns
 
 
@@ -88,10 +90,10 @@ def train_head(nested: Nested, data: Patches, recipe: Recipe, ctx: Context, wind
 def fit(head: Head, nested: Nested, windows: Windows, recipe: Recipe, ctx: Context) -> Headed:
     """Trains a head from where it stands, calibrates it, and judges it; see train_head."""
     costs = np.asarray(nested.costs)
-    learnt = windows.part(0, TRAINED)
-    learn(head, learnt, costs, recipe.seed, ctx.reporter)
-    at = TRAINED + CALIBRATED
-    fitted, held = windows.part(TRAINED, at), windows.part(at, len(windows))
+    first = round(LEARNT * len(windows))
+    last = first + round(FITTED * len(windows))
+    learn(head, windows.part(0, first), costs, recipe.seed, ctx.reporter)
+    fitted, held = windows.part(first, last), windows.part(last, len(windows))
     found = calibrate(scores_of(head, fitted.images), fitted.errors.numpy(), costs)
     judged = judge(scores_of(head, held.images), held.errors.numpy(), costs)
     window = windows.images.shape[2]
@@ -106,7 +108,7 @@ def fit(head: Head, nested: Nested, windows: Windows, recipe: Recipe, ctx: Conte
 
 def measured(nested: Nested, data: Patches, recipe: Recipe, ctx: Context, window: int) -> Windows:
     """The windows; their errors from a checkpoint of the same levels where a run is resumed."""
-    count = TRAINED + CALIBRATED + JUDGED
+    count = max(_LEAST, PIXELS // window**2)
     asked = f"{_digest(nested, recipe)} {window} {count} {ctx.task}"
     path = None if recipe.checkpoint is None else recipe.checkpoint / HEAD
     if recipe.resume and path is not None and path.is_file():
@@ -137,23 +139,18 @@ def learn(
     prices, shares = _answers(regrets, rising)
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(head.parameters(), lr=_RATE)
-    steps = max(1, len(windows) // _BATCH)
-    total, done = EPOCHS * steps, 0
-    with reporter.stage("difficulty head", EPOCHS) as show:
-        for _ in range(EPOCHS):
-            order = torch.randperm(len(windows), generator=generator)
-            for step in range(steps):
-                chosen = order[step * _BATCH : (step + 1) * _BATCH]
-                effort = int(torch.randint(len(prices), (), generator=generator))
-                loss = _loss(
-                    head(_turned(windows.images[chosen], generator)).flatten(1),
-                    regrets[chosen], rising, prices[effort], shares[effort],
-                )  # fmt: skip
-                optimiser.param_groups[0]["lr"] = _rate(done / total)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                done += 1
+    with reporter.stage("difficulty head", STEPS) as show:
+        for step in range(STEPS):
+            chosen = torch.randint(len(windows), (_BATCH,), generator=generator)
+            effort = int(torch.randint(len(prices), (), generator=generator))
+            loss = _loss(
+                head(_turned(windows.images[chosen], generator)).flatten(1),
+                regrets[chosen], rising, prices[effort], shares[effort],
+            )  # fmt: skip
+            optimiser.param_groups[0]["lr"] = _rate(step / STEPS)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
             show()
 
 

@@ -16,8 +16,8 @@ from tests.routing.nests import SIDE, nest
 
 @pytest.fixture
 def _few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, count in {"TRAINED": 64, "CALIBRATED": 32, "JUDGED": 32, "EPOCHS": 2}.items():
-        monkeypatch.setattr(heading, name, count)
+    monkeypatch.setattr(heading, "PIXELS", 128 * SIDE**2)
+    monkeypatch.setattr(heading, "STEPS", 4)
 
 
 @pytest.fixture

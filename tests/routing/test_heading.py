@@ -24,7 +24,7 @@ LEARNT, HELD = slice(256), slice(256, None)
 
 def test_a_head_learns_what_is_hard(monkeypatch):
     """Flat windows lose nothing at the first level, textured ones much."""
-    monkeypatch.setattr(heading, "EPOCHS", 25)
+    monkeypatch.setattr(heading, "STEPS", 100)
     generator, count = torch.Generator().manual_seed(0), 384
     strength = (torch.arange(count) % 2).float()
     noise = torch.randn(count, 1, SIDE, SIDE, generator=generator)
@@ -62,9 +62,9 @@ def test_levels_that_libnmk_lacks_are_measured_by_torch(case, tmp_path):
 def test_a_head_is_trained_calibrated_and_judged(case):
     done = train_head(recipe=RECIPE, **case)
     routing = Routing("tile", SIDE, 4, case["nested"].costs, done.cost, done.bias, 0.5, "")
-    found = measure(case["nested"], case["data"], SIDE, 64 + 32, case["ctx"])
-    chosen = levels_of(scores_of(done.head, found.images[64:]), routing, done.effort)
-    shares = np.bincount(chosen, minlength=3) / 32
+    found = measure(case["nested"], case["data"], SIDE, 85 + 21, case["ctx"])
+    chosen = levels_of(scores_of(done.head, found.images[85:]), routing, done.effort)
+    shares = np.bincount(chosen, minlength=3) / 21
     np.testing.assert_allclose(done.shares, shares)
     assert 0 < done.cost <= 0.01
     assert done.facts["windows"] == 128
