@@ -73,7 +73,7 @@ def test_all_levels_come_nearer_to_the_dense_network_within_their_patterns(case)
 
 
 def test_a_step_sums_the_gradients_of_its_levels(case):
-    nested, recipe = case["nested"], dataclasses.replace(RECIPE, distillation=0.5)
+    nested, recipe = case["nested"], dataclasses.replace(RECIPE, distillation=0.5, features=0.0)
     run = _Run(
         nested.program, NestedPolicy(nested, 0), case["dense"], case["data"], recipe, case["ctx"],
         World(),
