@@ -243,7 +243,7 @@ def _measured(case: Case, method: str, folder: Path, changes: dict[str, Any]) ->
     return {
         "macs": plan.macs / plan.dense_macs, "start": start, "psnr": psnr_on(result, study.sets),
         "steps": trained.steps, "seconds": round(trained.seconds), "best_step": trained.best_step,
-        "recipe": {"batch": recipe.batch, "patch": recipe.patch, "lr": recipe.lr},
+        "recipe": {name: getattr(recipe, name) for name in ("batch", "patch", "lr", "features")},
         "patterns": [str(layer.pattern) for layer in plan.layers], "weights": str(folder.name),
     }  # fmt: skip
 

@@ -27,6 +27,8 @@ class Recipe:
         clip: largest norm of the gradient.
         distillation: weight of the L1 distance to the dense network's output (0..1 range).
         reconstruction: weight of the L1 distance to the clean image (0..1 range).
+        features: weight of the distance to what the dense network's layers give between its ends
+            (L1 over mean magnitude).
         seed: draws patches, noise and flips.
         precision: bf16, fp32, or auto: bf16 where the processor computes in it.
         validations: how many times the validation images are looked at, evenly over the run.
@@ -47,6 +49,7 @@ class Recipe:
     clip: float = 1.0
     distillation: float = 1.0
     reconstruction: float = 0.1
+    features: float = 0.03
     seed: int = 0
     precision: str = "auto"
     validations: int = 12

@@ -21,6 +21,7 @@ from nmcompile.evaluate import arrays_restorer, qualities
 from nmcompile.program import Program
 from nmcompile.training import checkpoint
 from nmcompile.training.batches import Patches, batches
+from nmcompile.training.features import Taps, distance
 from nmcompile.training.network import Trainable, run
 from nmcompile.training.parallel import World
 from nmcompile.training.policy import Policy
@@ -122,6 +123,7 @@ class _Run:
         layout: Any = {"device": self.device, "memory_format": torch.channels_last}
         self.module = self.network.module.to(**layout)
         self.teacher_module = teacher.clone_module().requires_grad_(False).to(**layout)
+        self.taps = [Taps(m) for m in (self.module, self.teacher_module) if recipe.features > 0]
         self.wrapped = world.wrap(self.module)
         self.parameters = [p for p in self.module.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=recipe.lr)
@@ -203,6 +205,8 @@ class _Run:
         distilled = (given - wanted.float()).abs().mean()
         restored = (given - clean).abs().mean()
         loss = (recipe.distillation * distilled + recipe.reconstruction * restored) / top
+        if self.taps:
+            loss = loss + recipe.features * distance(*self.taps)
         return loss + self.policy.penalty()
 
     def _look(self, before: float, after: float, scalars: Scalars) -> None:
