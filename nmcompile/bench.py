@@ -86,6 +86,12 @@ def bench_together(
         cap_isa(isa)
     count = check_threads(threads)
     engines = [load(folder, count) for folder in folders]
+    for engine in engines:
+        if engine.manifest.routing is not None:
+            raise NmcompileError(
+                f"{engine.path} is input-adaptive and chooses by what it sees: time it on images, "
+                "with nmcompile.routed_bench"
+            )
     inputs = _inputs(engines[0].manifest, size)
     image = inputs[engines[0].manifest.input_name]
     for engine in engines:

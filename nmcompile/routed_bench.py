@@ -50,8 +50,8 @@ def bench_routed(
 
     Args:
         folder: the engine.
-        source: clean images, which the engine's task degrades, or pairs; None takes the
-            photographs in scikit-image. Only the middle of `size` of the first few is used.
+        source: images, degraded by the engine's task; None takes the photographs in scikit-image.
+            Of the first few the middle of `size` is used.
         against: as nmcompile.bench.bench has it, and so the following ones.
         size: of the images.
         threads: of every runtime.
@@ -68,15 +68,14 @@ def bench_routed(
         one a level).
 
     Raises:
-        NmcompileError: as bench, or no image is large enough.
+        NmcompileError: as bench, or no image is large enough, or the engine has no levels.
     """
     if isa is not None:
         cap_isa(isa)
     count = check_threads(threads)
     engine = load(folder, count)
-    routing = _routing(engine)
     images = _images(engine, source or Source.fallback(), size or default_size(engine.manifest))
-    own = read_effort(effort, routing)
+    own = read_effort(effort, _routing(engine))
     efforts = {f"effort {x:g}": x for x in dict.fromkeys((own, *_EFFORTS))}
     ours = _ours(engine, efforts, route_by)
     counted = _counted(engine, images, efforts, route_by)

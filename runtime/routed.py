@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nmcompile.engine import Manifest
 from nmcompile.errors import NmcompileError
 from nmcompile.runtime.executor import MODEL, NATIVE, OrtExecutor, load_native
+from nmcompile.runtime.inputs import filled
 from nmcompile.runtime.pixels import Tensor
 
 HEAD = "head.nmk"
@@ -110,8 +111,8 @@ class OrtRouted:
 
     Args:
         folder: the engine's.
+        manifest: names of its inputs.
         levels: how many there are.
-        image: name of the image input.
         threads: how many threads one run may use.
 
     Raises:
@@ -121,18 +122,18 @@ class OrtRouted:
     isa: str | None = None
     threads = 1
 
-    def __init__(self, folder: Path, levels: int, image: str, threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, levels: int, threads: int) -> None:
         self._session = OrtExecutor(folder / MODEL, threads)
-        self._image = image
+        self._image, self._extras = manifest.input_name, manifest.extra_inputs
         self.levels = levels
 
     def scores(self, windows: Tensor) -> Tensor:
         """N x C x H x W -> N x K, one by one; the network itself does not run."""
-        offsets = np.zeros(self.levels, np.float32)
+        # ONNX Runtime wants the network's further inputs too, though nothing reads them.
+        shape = (1, *windows.shape[1:])
+        given = {extra.name: filled(extra, extra.value, shape) for extra in self._extras}
         found = [
-            self._session.run({self._image: window[None], _OFFSETS: offsets}, [_SCORES], only=True)[
-                0
-            ]
+            self._session.run({self._image: window[None], **given}, [_SCORES], only=True)[0]
             for window in windows
         ]
         return np.concatenate(found)
@@ -162,7 +163,7 @@ def open_routed(folder: Path, manifest: Manifest, levels: int, threads: int) -> 
     if manifest.executor == "native":
         return NativeRouted(folder, levels, threads)
     if manifest.executor == "onnxruntime":
-        return OrtRouted(folder, levels, manifest.input_name, threads)
+        return OrtRouted(folder, manifest, levels, threads)
     raise NmcompileError(
         f"{folder} has routing and the executor {manifest.executor!r}; this nmcompile routes in "
         "native and onnxruntime engines: compile it again, or update nmcompile"

@@ -14,7 +14,7 @@ from torch import nn
 
 from nmcompile.backends.native import lower
 from nmcompile.capture import capture
-from nmcompile.engine import Manifest, Routing, seal
+from nmcompile.engine import ExtraInput, Manifest, Routing, seal
 from nmcompile.pattern import Pattern
 from nmcompile.runtime.native.blob import (
     Activation,
@@ -113,23 +113,23 @@ def native(
 
 
 def portable(folder: Path) -> Path:
-    """An engine of two levels, which multiply by 1 and by 2, for ONNX Runtime."""
+    """An engine of two levels, for ONNX Runtime: they multiply by `gain` and by 2 * `gain`."""
 
     def node(kind: str, inputs: list[str], output: str, **more: Any) -> onnx.NodeProto:
         return helper.make_node(kind, inputs, [output], **more)
 
     def branch(name: str) -> onnx.GraphProto:
         output = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)
-        return helper.make_graph([node("Mul", ["image", name], f"{name}_out")], name, [], [output])
+        return helper.make_graph([node("Mul", ["louder", name], f"{name}_out")], name, [], [output])
 
     laplace = np.concatenate([_LAPLACE[None, None], -_LAPLACE[None, None]]).repeat(3, axis=1) / 3
     arrays = {
-        "laplace": laplace.astype(np.float32), "ones": np.ones((2, 2), np.float32) * [[0, 100]] * 1,
+        "laplace": laplace.astype(np.float32), "ones": np.float32([[0, 100], [0, 100]]),
         "bias": np.float32([[0, -100 * _FLAT]]), "one": np.float32(1), "two": np.float32(2),
         "offsets": np.zeros(2, np.float32), "shape": np.int64([1, 2]), "top": np.int64([1]),
     }  # fmt: skip
-    arrays["ones"] = arrays["ones"].astype(np.float32)
     nodes = [
+        node("Mul", ["image", "gain"], "louder"),
         node("Conv", ["image", "laplace"], "edges"),
         node("Relu", ["edges"], "positive"),
         node("GlobalAveragePool", ["positive"], "mean"),
@@ -144,7 +144,9 @@ def portable(folder: Path) -> Path:
     value = helper.make_tensor_value_info
     image, sizes = TensorProto.FLOAT, [1, 3, "H", "W"]
     graph = helper.make_graph(
-        nodes, "routed", [value("image", image, sizes), value("offsets", image, [2])],
+        nodes, "routed",
+        [value("image", image, sizes), value("gain", image, [1, 1, 1, 1]),
+         value("offsets", image, [2])],
         [value("restored", image, sizes), value("level", TensorProto.INT64, [1]),
          value("scores", image, [1, 2])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
@@ -155,7 +157,8 @@ def portable(folder: Path) -> Path:
     folder.mkdir()
     onnx.save(model, folder / "model.onnx")
     routing = dataclasses.replace(ROUTING, costs=(0.5, 1.0))
-    seal(folder, dataclasses.replace(PLAIN, routing=routing))
+    gain = ExtraInput("gain", (0, 1, 1, 1), 1.0)
+    seal(folder, dataclasses.replace(PLAIN, routing=routing, extra_inputs=(gain,)))
     return folder
 
 

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from nmcompile.bench import bench
 from nmcompile.cli import main
+from nmcompile.errors import NmcompileError
 from nmcompile.images import read_image, write_image
 from nmcompile.level_map import level_colours
 from nmcompile.runtime import load
@@ -181,3 +183,8 @@ def test_bench_of_one_level_needs_no_images(images, tmp_path, capfd):
     line = failing(capfd, "bench", plain, "--data", images)
     assert "--data" in line
     assert "is not input-adaptive" in line
+
+
+def test_an_adaptive_engine_is_not_timed_on_noise(engine):
+    with pytest.raises(NmcompileError, match="sees: time it on images"):
+        bench(engine, rounds=5)

@@ -168,10 +168,12 @@ def test_onnx_runtime(tmp_path):
         np.testing.assert_allclose(found[far], (level + 1) * image[far], rtol=0, atol=1e-6)
         np.testing.assert_array_equal(engine.at(level).restore(image), (level + 1) * image)
     batch = np.stack([image[:40, :40], image[:40, 80:]]).transpose(0, 3, 1, 2).copy()
-    np.testing.assert_array_equal(
-        engine.run(batch), batch * np.float32([1, 2])[:, None, None, None]
-    )
+    twice, gains = (np.float32(x)[:, None, None, None] for x in ([1, 2], [0.5, 2]))
+    np.testing.assert_array_equal(engine.run(batch), batch * twice)
     np.testing.assert_array_equal(engine.at(1).run(batch), 2 * batch)
+    louder = restored(engine, image, extras={"gain": 0.5})[0]
+    np.testing.assert_array_equal(louder, found / 2)
+    np.testing.assert_array_equal(engine.run(batch, gain=gains), batch * twice * gains)
 
 
 def test_an_engine_of_one_level_has_no_effort(tmp_path):
