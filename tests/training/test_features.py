@@ -41,9 +41,14 @@ def test_equal_networks_lie_apart_by_nothing_and_others_by_a_share(program):
     set_tensor(first, name, 2 * get_tensor(first, name))
     first(IMAGE)
     ours, theirs = taps[0].values[0], taps[1].values[0]
-    share = (ours - theirs).abs().mean() / theirs.abs().mean()
-    assert share > 0.1
-    assert distance(*taps) >= share / len(taps[0].values)
+    shares = (ours - theirs).abs().mean((1, 2, 3)) / theirs.abs().mean((1, 2, 3))
+    whole = distance(*taps)
+    assert whole >= shares.mean() / len(taps[0].values) > 0.05
+    alone = []
+    for image in IMAGE.split(1):
+        first(image), second(image)
+        alone.append(distance(*taps).item())
+    assert sum(alone) / len(alone) == pytest.approx(whole.item(), rel=1e-5)
 
 
 def test_training_on_features_alone_brings_them_closer(case):  # noqa: F811
