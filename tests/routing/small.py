@@ -19,7 +19,7 @@ from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
 
 ROUTE = RouteSpec.parse("0.4,0.7,1")
-WINDOWS = {"TRAINED": 48, "CALIBRATED": 24, "JUDGED": 24, "EPOCHS": 2}
+WINDOWS = {"PIXELS": 96 * 64**2, "STEPS": 4}
 
 
 class Small(nn.Module):
