@@ -104,6 +104,6 @@ def weights(cut: Cut, size: int, overlap: int, scale: int) -> NDArray[np.float32
     found = np.ones(len(lines))
     for edge, sign in ((cut.inner.start, 1), (cut.inner.stop, -1)):
         if 0 < edge < size:
-            beyond = np.clip((lines - edge) / max(overlap / 2, 1 / scale) + 0.5, 0, 1)
+            beyond = np.clip((lines - edge) / max(overlap // 2, 1 / scale) + 0.5, 0, 1)
             found -= (1 - beyond) if sign > 0 else beyond
     return found.astype(np.float32)
