@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmcompile.engine import Manifest
-from nmcompile.runtime.areas import Area, joined, weights
+from nmcompile.runtime.areas import Area, cells, joined, weights
 from nmcompile.runtime.assembly import Network
-from nmcompile.runtime.cuts import Cut, Span, cut
+from nmcompile.runtime.cuts import Cut, Span
 from nmcompile.runtime.pixels import Tensor, mirrored
 from nmcompile.runtime.routed import Routed, single
 from nmcompile.runtime.routing import Route, Routes, levels_of
@@ -108,8 +108,7 @@ class Router:
         manifest, routing = self._manifest, self._routing
         if manifest.fixed_size is not None:
             return (Cut(Span(0, size), Span(0, size)),)
-        step = routing.tile - routing.overlap
-        return cut(size, step, routing.overlap // 2, manifest.multiple, manifest.minimum)
+        return cells(size, routing.tile, routing.overlap, manifest.multiple, manifest.minimum)
 
     def _windows(self, image: Tensor, rows: Sequence[Cut], columns: Sequence[Cut]) -> Tensor:
         """What the head looks at: for each cell the window about it, all of one size."""
