@@ -6,7 +6,7 @@ size, as the peers' models run the first of them; their times do not depend on w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from nmcompile.isa import cap_isa
 from nmcompile.neighbours import Neighbours
 from nmcompile.peers import default_peers, open_peer
 from nmcompile.runtime import Engine, load
+from nmcompile.runtime.cuts import down
 from nmcompile.runtime.executor import check_threads
 from nmcompile.runtime.pixels import Picture, to_tensor
 from nmcompile.runtime.routing import Effort, Routes, read_effort
@@ -53,7 +54,7 @@ def bench_routed(
         source: images, degraded by the engine's task; None takes the photographs in scikit-image.
             Of the first few the middle of `size` is used.
         against: as nmcompile.bench.bench has it, and so the following ones.
-        size: of the images.
+        size: of the images; None takes 180x320, or as much of that as they have.
         threads: of every runtime.
         rounds: how many.
         seconds: least time for all rounds.
@@ -74,7 +75,7 @@ def bench_routed(
         cap_isa(isa)
     count = check_threads(threads)
     engine = load(folder, count)
-    images = _images(engine, source or Source.fallback(), size or default_size(engine.manifest))
+    images = _images(engine, source or Source.fallback(), size)
     own = read_effort(effort, _routing(engine))
     efforts = {f"effort {x:g}": x for x in dict.fromkeys((own, *_EFFORTS))}
     ours = _ours(engine, efforts, route_by)
@@ -118,24 +119,32 @@ def _all(run: Run, images: Sequence[Picture]) -> None:
         run(image)
 
 
-def _images(engine: Engine, source: Source, size: tuple[int, int]) -> list[Picture]:
-    """The middles of the first images that are large enough."""
+def _images(engine: Engine, source: Source, size: tuple[int, int] | None) -> list[Picture]:
+    """The middles of the first images that are large enough; without a size, what they share."""
     manifest = engine.manifest
-    height, width = size
+    step, wanted = manifest.multiple, size or default_size(manifest)
     samples = source.samples(Task.parse(manifest.task), manifest.channels, manifest.scale)
-    found = (
-        sample.degraded[top : top + height, left : left + width]
-        for sample in samples
-        if (top := (sample.degraded.shape[0] - height) // 2) >= 0
-        and (left := (sample.degraded.shape[1] - width) // 2) >= 0
-    )
-    images = list(islice(found, _IMAGES))
-    if not images:
+    if size is None and manifest.fixed_size is None:
+        first = [sample.degraded for sample in islice(samples, _IMAGES)]
+        least = [min(down(image.shape[axis], step) for image in first) for axis in (0, 1)]
+        wanted = (min(wanted[0], least[0]), min(wanted[1], least[1]))
+        found: Iterator[Picture] = iter(first)
+    else:
+        found = (sample.degraded for sample in samples)
+    middles = (_middle(image, wanted) for image in found)
+    images = list(islice((image for image in middles if image.shape[:2] == wanted), _IMAGES))
+    if not images or 0 in wanted:
         raise NmcompileError(
-            f"no image gives an input of {height}x{width} or more; give larger ones with --data, "
-            "or a smaller --size"
+            f"no image gives an input of {wanted[0]}x{wanted[1]} or more; give larger ones with "
+            "--data, or a smaller --size"
         )
     return images
+
+
+def _middle(image: Picture, size: tuple[int, int]) -> Picture:
+    """So many rows and columns of an image, or fewer where it has no more."""
+    top, left = (max(0, (image.shape[axis] - size[axis]) // 2) for axis in (0, 1))
+    return image[top : top + size[0], left : left + size[1]]
 
 
 def _tensor(engine: Engine, image: Picture) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -1,14 +1,16 @@
-"""Cells of an image and a level for each -> rectangles of one level, and how they are blended."""
+"""An image's cells and a level for each -> rectangles of one level, and how they are blended."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nmcompile.runtime.cuts import Cut, Span, up
+from nmcompile.runtime.cuts import Cut, Span, down, up
 
 # A window of this width fills libnmk's 16 strips with whole Winograd tiles of 4 positions; measured
 # on one thread, 72 pixels take as long as 128 would in IMDN x4 and DnCNN (1.5 times as long for
@@ -40,6 +42,29 @@ class Area:
     def work(self) -> int:
         """What running it takes, in pixels: rows are computed up to a full width."""
         return self.rows.window.size * up(self.columns.window.size, _FULL_WIDTH)
+
+
+def cells(
+    size: int, tile: int, overlap: int, multiple: int = 1, minimum: int = 1
+) -> tuple[Cut, ...]:
+    """Cuts an axis into the fewest cells whose windows, of about equal size, take `tile` or less.
+
+    Args:
+        size: length of the axis, a multiple of `multiple`.
+        tile: most pixels of a window (rounded up to a multiple at either end).
+        overlap: pixels that neighbouring windows share; their cells meet in its middle.
+        multiple: what windows are aligned to.
+        minimum: smallest window, at most `size`.
+    """
+    count, half = max(1, math.ceil((size - overlap) / (tile - overlap))), overlap // 2
+    inner = (index * (size - overlap) // count + half for index in range(1, count))
+    found = []
+    for start, stop in pairwise((0, *inner, size)):
+        first, last = down(max(0, start - half), multiple), up(stop + half, multiple)
+        last = min(size, max(last, up(first + minimum, multiple)))
+        first = down(max(0, min(first, last - minimum)), multiple)
+        found.append(Cut(Span(first, last), Span(start, stop)))
+    return tuple(found)
 
 
 def joined(rows: Sequence[Cut], columns: Sequence[Cut], levels: NDArray[np.intp]) -> list[Area]:
@@ -104,6 +129,6 @@ def weights(cut: Cut, size: int, overlap: int, scale: int) -> NDArray[np.float32
     found = np.ones(len(lines))
     for edge, sign in ((cut.inner.start, 1), (cut.inner.stop, -1)):
         if 0 < edge < size:
-            beyond = np.clip((lines - edge) / max(overlap / 2, 1 / scale) + 0.5, 0, 1)
+            beyond = np.clip((lines - edge) / max(overlap // 2, 1 / scale) + 0.5, 0, 1)
             found -= (1 - beyond) if sign > 0 else beyond
     return found.astype(np.float32)

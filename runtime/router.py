@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmcompile.engine import Manifest
-from nmcompile.runtime.areas import Area, joined, weights
+from nmcompile.runtime.areas import Area, cells, joined, weights
 from nmcompile.runtime.assembly import Network
-from nmcompile.runtime.cuts import Cut, Span, cut
+from nmcompile.runtime.cuts import Cut, Span
 from nmcompile.runtime.pixels import Tensor, mirrored
 from nmcompile.runtime.routed import Routed, single
 from nmcompile.runtime.routing import Route, Routes, levels_of
@@ -109,8 +108,7 @@ class Router:
         manifest, routing = self._manifest, self._routing
         if manifest.fixed_size is not None:
             return (Cut(Span(0, size), Span(0, size)),)
-        step = routing.tile - routing.overlap
-        return cut(size, step, routing.overlap // 2, manifest.multiple, manifest.minimum)
+        return cells(size, routing.tile, routing.overlap, manifest.multiple, manifest.minimum)
 
     def _windows(self, image: Tensor, rows: Sequence[Cut], columns: Sequence[Cut]) -> Tensor:
         """What the head looks at: for each cell the window about it, all of one size."""
@@ -124,39 +122,44 @@ class Router:
         return np.stack(found)
 
     def _blended(self, image: Tensor, areas: Sequence[Area]) -> Tensor:
-        """The weighted sum of all areas: large ones on all threads, the rest a thread each."""
+        """The weighted sum of all areas: large ones on all threads, the rest a thread each.
+
+        They are summed in one order, so that any number of threads gives the same bits.
+        """
         scale, threads = self._manifest.scale, self._routed.threads
         _, channels, height, width = image.shape
         canvas = np.zeros((1, channels, height * scale, width * scale), np.float32)
-        guard = threading.Lock()
 
-        def run(area: Area, count: int) -> None:
+        def run(area: Area, count: int = 1) -> Tensor:
             part = image[:, :, area.rows.window.slice, area.columns.window.slice]
             inputs = self._inputs(np.ascontiguousarray(part))
             output = self._routed.at(inputs, area.level, count)
             self._weigh(output, area, (height, width))
-            rows, columns = (c.window.times(scale).slice for c in (area.rows, area.columns))
-            with guard:
-                canvas[:, :, rows, columns] += output
+            return output
 
-        ordered = sorted(areas, key=lambda area: area.work, reverse=True)
-        most = sum(area.work for area in areas) / (_FEW * threads)
-        large = sum(area.work > most for area in areas) if threads > 1 else len(areas)
-        for area in ordered[:large]:
-            run(area, threads)
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(lambda area: run(area, 1), ordered[large:]):
-                pass
+        work = {area: area.work * self._routing.costs[area.level] for area in areas}
+        ordered = sorted(areas, key=work.__getitem__, reverse=True)
+        most = sum(work.values()) / (_FEW * threads) if threads > 1 else 0
+        large = sum(work[area] > most for area in areas)
+
+        def outputs() -> Iterator[Tensor]:
+            for area in ordered[:large]:
+                yield run(area, threads)
+            with ThreadPoolExecutor(threads) as pool:
+                yield from pool.map(run, ordered[large:])
+
+        for area, output in zip(ordered, outputs(), strict=True):
+            rows, columns = (c.window.times(scale).slice for c in (area.rows, area.columns))
+            canvas[:, :, rows, columns] += output
         return canvas
 
     def _weigh(self, output: Tensor, area: Area, size: tuple[int, int]) -> None:
         """Multiplies an area's result by its weights; they are 1 but near its edges."""
         for axis, part, length in ((2, area.rows, size[0]), (3, area.columns, size[1])):
             found = weights(part, length, self._routing.overlap, self._manifest.scale)
-            partial = np.flatnonzero(found < 1)
-            middle = len(found) // 2
+            below, middle = np.flatnonzero(found < 1), len(found) // 2
             lines = np.moveaxis(output, axis, -1)
-            for ends in (partial[partial < middle], partial[partial >= middle]):
+            for ends in (below[below < middle], below[below >= middle]):
                 if len(ends):
                     near = slice(ends[0], ends[-1] + 1)
                     lines[..., near] *= found[near]

@@ -56,6 +56,14 @@ def test_each_image_of_a_batch_goes_through_its_level(tmp_path):
     assert engine.run(batch[:0]).shape == (0, 3, 48, 40)
 
 
+def test_any_number_of_threads_gives_the_same_bits(tmp_path):
+    folder, image = routed.native(tmp_path / "e", scale=2), routed.picture(150, 240)
+    image[:70] = image[:70, ::-1]
+    one, *others = (restored(load(folder, threads), image)[0] for threads in (1, 2, 3))
+    for other in others:
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_tiles_go_through_the_levels_they_ask_for(tmp_path, threads):
     engine, image = load(routed.native(tmp_path / "e", scale=2), threads), routed.picture(95, 240)

@@ -11,7 +11,7 @@ from nmcompile.convs import get_tensor, weight_uses
 from nmcompile.engine import Routing, seal
 from nmcompile.pattern import Pattern
 from nmcompile.runtime import load
-from nmcompile.runtime.cuts import cut
+from nmcompile.runtime.areas import cells
 from nmcompile.runtime.routing import default_window
 from nmcompile.tasks import Task
 from tests import routed
@@ -51,8 +51,9 @@ def _engine(folder, program, task, pattern):
 def _errors(engine, sample, monkeypatch):
     """Squared errors as tiled and of each tile's level untiled, and which are near borders."""
     routing, scale = engine.manifest.routing, engine.manifest.scale
-    cells = [cut(n, routing.tile - routing.overlap, 0) for n in sample.degraded.shape[:2]]
-    chequered = np.indices([len(axis) for axis in cells]).sum(axis=0) % 2
+    tile, overlap = routing.tile, routing.overlap
+    axes = [cells(n, tile, overlap) for n in sample.degraded.shape[:2]]
+    chequered = np.indices([len(axis) for axis in axes]).sum(axis=0) % 2
     monkeypatch.setattr(engine._routed, "scores", lambda _: np.eye(2)[chequered.ravel()])
     told = []
     found = engine.restore(sample.degraded, told=told.append)
@@ -60,7 +61,7 @@ def _errors(engine, sample, monkeypatch):
     levels = np.kron(told[0].levels, np.ones((scale, scale), int))[..., None]
     alone = [engine.at(level).restore(sample.degraded) for level in (0, 1)]
     near = np.zeros(levels.shape[:2], bool)
-    for axis, pieces in enumerate(cells):
+    for axis, pieces in enumerate(axes):
         for edge in (piece.inner.start for piece in pieces[1:]):
             lines = slice((edge - NEAR) * scale, (edge + NEAR) * scale)
             near[(slice(None),) * axis + (lines,)] = True
