@@ -68,16 +68,16 @@ def _hold(module: fx.GraphModule, nested: Nested, head: Program, offsets: Sequen
             set_tensor(module, HEAD + name, get_tensor(head.module, name))
     routing = module.get_submodule("routing")
     routing.register_module("least", nn.Module())
-    for name, least in nested.least.items():
-        module.get_submodule("routing.least").register_buffer(_flat(name), least.clone())
+    for place, least in enumerate(nested.least.values()):
+        module.get_submodule("routing.least").register_buffer(str(place), least.clone())
     values = torch.tensor(offsets, dtype=torch.float32).reshape(1, -1, 1, 1)
     routing.register_buffer("offsets", values)
     routing.register_module("shares", nn.Identity())
 
 
-def _flat(name: str) -> str:
-    """A weight's name without dots, which a buffer's may not have."""
-    return name.replace(".", "_")
+def _least(nested: Nested) -> dict[str, str]:
+    """A weight's name -> that of the buffer which has the least level of each of its weights."""
+    return {name: f"{LEAST}{place}" for place, name in enumerate(nested.least)}
 
 
 def _add_head(graph: fx.Graph, head: Program, image: fx.Node) -> fx.Node:
@@ -108,13 +108,10 @@ def _mix(
     """All levels, weighted by their soft shares; what is the same at all is computed once."""
     soft = graph.call_function(aten.softmax.int, (sums, 1))
     shares = graph.call_module(SHARES, (soft,))
-    held = {
-        node: graph.get_attr(str(node.target))
-        for node in module.graph.nodes
-        if node.op == "get_attr"
-    }
-    least = {name: graph.get_attr(LEAST + _flat(name)) for name in nested.least}
-    same = {**dict(zip(_placeholders(module), inputs, strict=True)), **held}
+    weights = [node for node in module.graph.nodes if node.op == "get_attr"]
+    least = {name: graph.get_attr(held) for name, held in _least(nested).items()}
+    same = dict(zip(_placeholders(module), inputs, strict=True))
+    same |= {node: graph.get_attr(str(node.target)) for node in weights}
     varying, parts = _varying(module, nested), []
     for level in range(nested.count):
         made = _copy_level(graph, module, least, level, same, varying)
@@ -128,7 +125,7 @@ def _choose(
 ) -> fx.Node:
     """One level: a chain of conditions, each with a level's graph and the rest of the chain."""
     names = {str(node.target): None for node in module.graph.nodes if node.op == "get_attr"}
-    tensors = [*names, *(LEAST + _flat(name) for name in nested.least)]
+    tensors = [*names, *_least(nested).values()]
     level = graph.call_function(aten.argmax.default, (sums,))
     operands = [level, *inputs, *(graph.get_attr(name) for name in tensors)]
     rest: fx.GraphModule | None = None
@@ -180,7 +177,7 @@ def _branch(
     for node in module.graph.nodes:
         if node.op == "get_attr":
             same[node] = given[str(node.target)]
-    least = {name: given[LEAST + _flat(name)] for name in nested.least}
+    least = {name: given[held] for name, held in _least(nested).items()}
     varying = _varying(module, nested)
     graph.output((_copy_level(graph, module, least, level, same, varying),))
     return fx.GraphModule(nn.Module(), graph)

@@ -38,6 +38,7 @@ from nmcompile.runtime.executor import OrtExecutor
 
 OFFSETS, LEVEL, SCORES, OUTPUT = "offsets", "level", "scores", "output"
 _FORCE = 1e9
+_LEVELLED = "levelled_"
 _BITS = 8  # of a byte of the levels' bit planes
 Rename = Callable[[str], str]
 
@@ -134,7 +135,7 @@ def _level_model(nested: Nested, path: Path) -> ModelProto:
 
 def _given(place: int) -> str:
     """What a levelled weight, or any value that belongs to it, is called."""
-    return f"levelled_{place}"
+    return f"{_LEVELLED}{place}"
 
 
 def _loaded(path: Path) -> ModelProto:
@@ -168,21 +169,21 @@ def _routed(
     parts, count = _Parts(), nested.count
     image = nested.program.interface.input_name
     _add_head(parts, scoring, image, offsets)
-    parts.hold("nothing", np.array(0, np.float32))
-    parts.hold("shifts", np.arange(_BITS, dtype=np.uint8))
-    parts.hold("one_bit", np.array(1, np.uint8))
+    parts.hold("route/nothing", np.array(0, np.float32))
+    parts.hold("route/shifts", np.arange(_BITS, dtype=np.uint8))
+    parts.hold("route/one_bit", np.array(1, np.uint8))
     for place, (name, least) in enumerate(nested.least.items()):
         parts.hold(_given(place), get_tensor(nested.program.module, name).numpy())
         _add_least(parts, place, least.numpy(), count)
     for level in range(count):
-        parts.hold(f"level_{level}", np.array([level], np.int64))
-        parts.hold(f"least_{level}", np.array(level, np.int32))
-        parts.add("Equal", [LEVEL, f"level_{level}"], f"is_{level}")
+        parts.hold(f"route/level_{level}", np.array([level], np.int64))
+        parts.hold(f"route/least_{level}", np.array(level, np.int32))
+        parts.add("Equal", [LEVEL, f"route/level_{level}"], f"route/is_{level}")
     chain = _branch(body, len(nested.least), count - 1)
     for level in reversed(range(count - 1)):
         branches = {"then_branch": _branch(body, len(nested.least), level), "else_branch": chain}
-        name = OUTPUT if level == 0 else f"rest_{level}"
-        node = helper.make_node("If", [f"is_{level}"], [name], name, **branches)
+        name = OUTPUT if level == 0 else f"route/rest_{level}"
+        node = helper.make_node("If", [f"route/is_{level}"], [name], name, **branches)
         chain = helper.make_graph([node], name, [], [_untyped(name)])
     parts.nodes += chain.node
     parts.initializers += body.graph.initializer
@@ -193,7 +194,7 @@ def _model(
     parts: _Parts, body: ModelProto, scoring: ModelProto, image: str, count: int
 ) -> ModelProto:
     """The whole of it, for one image at a time."""
-    inputs = [value for value in body.graph.input if not value.name.startswith("levelled_")]
+    inputs = [value for value in body.graph.input if not value.name.startswith(_LEVELLED)]
     outputs = list(body.graph.output)
     first = next(value for value in inputs if value.name == image)
     batch = first.type.tensor_type.shape.dim[0].dim_param
@@ -233,10 +234,10 @@ def _add_head(parts: _Parts, scoring: ModelProto, image: str, offsets: Sequence[
         tensor.name = prefix + tensor.name
         parts.initializers.append(tensor)
     parts.hold(OFFSETS, np.asarray(offsets, np.float32))
-    parts.hold("scores_shape", np.array([1, -1], np.int64))
-    parts.add("Reshape", [rename(made.name), "scores_shape"], SCORES)
-    parts.add("Add", [SCORES, OFFSETS], "sums")
-    parts.add("ArgMax", ["sums"], LEVEL, axis=1, keepdims=0)
+    parts.hold("route/scores_shape", np.array([1, -1], np.int64))
+    parts.add("Reshape", [rename(made.name), "route/scores_shape"], SCORES)
+    parts.add("Add", [SCORES, OFFSETS], "route/sums")
+    parts.add("ArgMax", ["route/sums"], LEVEL, axis=1, keepdims=0)
 
 
 def _add_least(parts: _Parts, place: int, least: NDArray[np.uint8], count: int) -> None:
@@ -260,8 +261,10 @@ def _add_least(parts: _Parts, place: int, least: NDArray[np.uint8], count: int) 
         "shape": np.array(levels.shape, np.int64),
     }
     at = {key: parts.hold(f"{name}/{key}", values) for key, values in held.items()}
-    shifted = parts.add("BitShift", [at["bits"], "shifts"], f"{name}/shifted", direction="RIGHT")
-    single = parts.add("BitwiseAnd", [shifted, "one_bit"], f"{name}/single")
+    shifted = parts.add(
+        "BitShift", [at["bits"], "route/shifts"], f"{name}/shifted", direction="RIGHT"
+    )
+    single = parts.add("BitwiseAnd", [shifted, "route/one_bit"], f"{name}/single")
     number = parts.add("Cast", [single], f"{name}/number", to=TensorProto.INT32)
     worth = parts.add("Mul", [number, at["places"]], f"{name}/worth")
     summed = parts.add("ReduceSum", [worth, at["axis"]], f"{name}/summed", keepdims=0)
@@ -275,9 +278,11 @@ def _branch(body: ModelProto, weights: int, level: int) -> GraphProto:
     parts = _Parts()
     for place in range(weights):
         name = _given(place)
-        kept = parts.add("LessOrEqual", [f"{name}/least", f"least_{level}"], f"{name}/kept@{level}")
-        parts.add("Where", [kept, name, "nothing"], f"{name}@{level}")
-    outer = {value.name for value in body.graph.input if not value.name.startswith("levelled_")}
+        kept = parts.add(
+            "LessOrEqual", [f"{name}/least", f"route/least_{level}"], f"{name}/kept@{level}"
+        )
+        parts.add("Where", [kept, name, "route/nothing"], f"{name}@{level}")
+    outer = {value.name for value in body.graph.input if not value.name.startswith(_LEVELLED)}
     outer |= {tensor.name for tensor in body.graph.initializer}
     rename = _kept_empty(lambda name: name if name in outer else f"{name}@{level}")
     parts.nodes += _renamed(body.graph.node, rename)

@@ -15,6 +15,7 @@ EFFORTS = 21
 WITHIN_DB = 0.02  # what the default effort may lose against the last level
 COLLAPSED = 0.99
 _HALVINGS = 60
+_ROUNDING = 1e-9  # of a mean of equal costs
 Values = NDArray[np.float64]
 
 
@@ -106,7 +107,7 @@ def judge(scores: Values, errors: Values, costs: Values) -> dict[str, Any]:
     chosen = np.argmax(scores - price_of(scores, costs, middle) * costs, axis=1)
     shares = np.bincount(chosen, minlength=len(costs)) / len(chosen)
     cost, means = float(costs[chosen].mean()), errors.mean(axis=0)
-    alone = means[costs <= cost].min()
+    alone = means[costs <= cost + _ROUNDING].min()
     known = -errors / means[-1]
     price = price_of(known, costs, cost)
     oracle = _taken(errors, np.argmax(known - price * costs, axis=1))

@@ -55,8 +55,8 @@ def measure(nested: Nested, data: Patches, window: int, count: int, ctx: Context
     levels, top = runner(nested), nested.program.interface.value_range
     images, errors = [], []
     with ctx.reporter.stage("measuring levels", -(-count // _BATCH)) as step:
-        for first in range(0, count, _BATCH):
-            low, clean = _batch(data, range(first, min(count, first + _BATCH)), window)
+        for numbers in _batches(count):
+            low, clean = _batch(data, numbers, window)
             made = (levels(low, level) for level in range(nested.count))
             images.append(low)
             errors.append(torch.stack([_error(y, clean, top) for y in made], 1))
@@ -66,7 +66,13 @@ def measure(nested: Nested, data: Patches, window: int, count: int, ctx: Context
 
 def draw(data: Patches, window: int, errors: Tensor) -> Windows:
     """The first patches again with the errors [N, K] that were measured on them before."""
-    return Windows(_batch(data, range(len(errors)), window)[0], errors)
+    parts = [_batch(data, numbers, window)[0] for numbers in _batches(len(errors))]
+    return Windows(torch.cat(parts), errors)
+
+
+def _batches(count: int) -> list[range]:
+    """Numbers of patches, few at a time: the clean ones of all would take gigabytes."""
+    return [range(first, min(count, first + _BATCH)) for first in range(0, count, _BATCH)]
 
 
 def _batch(data: Patches, numbers: range, window: int) -> tuple[Tensor, Tensor]:
