@@ -188,12 +188,14 @@ def _around(plan: Plan, below: Plan) -> Plan:
     layers = []
     for layer, lower in zip(plan.layers, below.layers, strict=True):
         own = lower.chosen
+        # A pattern that is no faster than dense is there for its MACs: no reason to stay with it.
+        faster = timed and gains(own, layer.choices[0])
         outer = [
             choice
             for choice in layer.choices
             if choice.pattern != own.pattern
             and nests(own.pattern, choice.pattern)
-            and (not timed or gains(own, choice))
+            and (not faster or gains(own, choice))
         ]
         layers.append(dataclasses.replace(lower, choices=(own, *outer)))
     return plan.with_layers(layers)

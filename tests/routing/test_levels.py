@@ -114,6 +114,24 @@ def test_a_share_out_of_reach_names_the_nearest(text):
         assign_levels(BOTH, RouteSpec.parse(f"{quantity}{below},1"))
 
 
+def test_a_pattern_that_saves_macs_alone_does_not_hold_back_the_levels_above():
+    slow = BOTH.with_layers(
+        dataclasses.replace(
+            x,
+            choices=tuple(
+                dataclasses.replace(c, latency_ms=30.0) if str(c.pattern) == "1:4" else c
+                for c in x.choices
+                if str(c.pattern) != "8x1:4k"
+            ),
+        )
+        for x in BOTH.layers
+    )
+    lower, upper = assign_levels(slow, RouteSpec.parse("0.27,1"))
+    assert [str(x.pattern) for x in lower.layers] == ["1:4", "1:4", "1:4", "dense"]
+    assert upper.loss == 0
+    assert all(x.pattern.is_dense for x in upper.layers)
+
+
 def test_equal_levels_are_refused():
     with pytest.raises(NmcompileError, match=r"levels 1 and 2 come out equal, with 0\.5"):
         assign_levels(BOTH, RouteSpec.parse("0.3,0.6,0.601"))
