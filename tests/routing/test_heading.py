@@ -80,7 +80,7 @@ def test_a_resumed_run_does_not_measure_again(case, tmp_path, monkeypatch):
     resumed = train_head(recipe=dataclasses.replace(recipe, resume=True), **case)
     assert (resumed.bias, resumed.facts) == (done.bias, done.facts)
     other = dataclasses.replace(recipe, resume=True, seed=5)
-    with pytest.raises(NmcompileError, match="another model, plan or recipe"):
+    with pytest.raises(NmcompileError, match="checkpoint of another model"):
         train_head(recipe=other, **case)
 
 
