@@ -57,7 +57,7 @@ def _errors(engine, sample, monkeypatch):
     monkeypatch.setattr(engine._routed, "scores", lambda _: np.eye(2)[chequered.ravel()])
     told = []
     found = engine.restore(sample.degraded, told=told.append)
-    assert len(np.unique(told[0].levels)) == 2
+    assert len(np.unique(told[0].levels)) == min(2, chequered.size)
     levels = np.kron(told[0].levels, np.ones((scale, scale), int))[..., None]
     alone = [engine.at(level).restore(sample.degraded) for level in (0, 1)]
     near = np.zeros(levels.shape[:2], bool)
