@@ -86,6 +86,12 @@ def bench_together(
         cap_isa(isa)
     count = check_threads(threads)
     engines = [load(folder, count) for folder in folders]
+    for engine in engines:
+        if engine.manifest.routing is not None:
+            raise NmcompileError(
+                f"{engine.path} is input-adaptive and chooses by what it sees: time it on images, "
+                "with nmcompile.routed_bench"
+            )
     inputs = _inputs(engines[0].manifest, size)
     image = inputs[engines[0].manifest.input_name]
     for engine in engines:
@@ -97,29 +103,56 @@ def bench_together(
     }
     neighbours = Neighbours()
     times = interleaved({**runs, **{n: peer.run for n, peer in peers.items()}}, rounds, seconds)
-    others = neighbours.share()
+    shared = {
+        "size": list(image.shape[2:]),
+        "threads": count,
+        "isa": isa,
+        "others": neighbours.share(),
+    }
     return [
-        {
-            "engine": engine.path.resolve().name,
-            "ours": {**_summary(times[f"{_OURS}{index}"]), "isa": engine.isa},
-            "peers": _peers(peers, times, times[f"{_OURS}{index}"], isa),
-            "size": list(image.shape[2:]),
-            "threads": count,
-            "isa": isa,
-            "rounds": len(times[f"{_OURS}{index}"]),
-            "others": others,
-            "cpu": _cpu_name(),
-            "note": _note(engine, isa, peers),
-        }
+        document(engine, times[f"{_OURS}{index}"], peers, times, shared)
         for index, engine in enumerate(engines)
     ]
 
 
+def document(
+    engine: Engine,
+    own: NDArray[np.float64],
+    peers: Mapping[str, Peer],
+    times: Mapping[str, NDArray[np.float64]],
+    shared: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `bench` gives for an engine.
+
+    Args:
+        engine: what was timed.
+        own: its milliseconds, one a round.
+        peers: by name.
+        times: theirs, by the same names.
+        shared: `size`, `threads`, `isa` and `others`.
+    """
+    isa = shared["isa"]
+    return {
+        "engine": engine.path.resolve().name,
+        "ours": {**summary(own), "isa": engine.isa},
+        "peers": _peers(peers, times, own, isa),
+        "rounds": len(own),
+        "cpu": _cpu_name(),
+        "note": _note(engine, isa, peers),
+        **shared,
+    }
+
+
 def _inputs(manifest: Manifest, size: tuple[int, int] | None) -> dict[str, Tensor]:
-    shape = (1, manifest.channels, *(size or _default_size(manifest)))
-    inputs = {manifest.input_name: natural_image(shape, manifest.value_range)}
+    shape = (1, manifest.channels, *(size or default_size(manifest)))
+    return all_inputs(manifest, natural_image(shape, manifest.value_range))
+
+
+def all_inputs(manifest: Manifest, image: Tensor) -> dict[str, Tensor]:
+    """An image and what fills the network's further inputs, by name."""
+    inputs = {manifest.input_name: image}
     for extra in manifest.extra_inputs:
-        inputs[extra.name] = filled(extra, extra.value, shape)
+        inputs[extra.name] = filled(extra, extra.value, image.shape)
     return inputs
 
 
@@ -131,7 +164,7 @@ def _peers(
 ) -> dict[str, Any]:
     return {
         name: {
-            **_summary(times[name]),
+            **summary(times[name]),
             **_ratio(times[name] / ours),
             "version": peer.version,
             "precision": peer.precision,
@@ -182,7 +215,8 @@ def natural_image(shape: tuple[int, ...], value_range: float) -> Tensor:
     return (image * (value_range / max(float(image.max()), 1e-9))).astype(np.float32)
 
 
-def _default_size(manifest: Manifest) -> tuple[int, int]:
+def default_size(manifest: Manifest) -> tuple[int, int]:
+    """About 180x320, of a size that the network takes."""
     if manifest.fixed_size is not None:
         return manifest.fixed_size
     step = manifest.multiple
@@ -190,7 +224,8 @@ def _default_size(manifest: Manifest) -> tuple[int, int]:
     return height, width
 
 
-def _summary(times: NDArray[np.float64]) -> dict[str, Any]:
+def summary(times: NDArray[np.float64]) -> dict[str, Any]:
+    """Milliseconds: median, extremes and every round's."""
     return {
         "ms": float(np.median(times)),
         "min": float(times.min()),

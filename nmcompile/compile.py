@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -22,6 +22,7 @@ from nmcompile.capture import capture
 from nmcompile.context import Context
 from nmcompile.data import Source
 from nmcompile.engine import ExtraInput, check_writable, seal, writing
+from nmcompile.errors import NmcompileError
 from nmcompile.finetuning import fine_tune, remove_checkpoint, training_facts, with_checkpoint
 from nmcompile.lowering import make_manifest, write_parts
 from nmcompile.masks import FIXED, Masks
@@ -33,10 +34,14 @@ from nmcompile.program import Program
 from nmcompile.progress import SILENT, Reporter
 from nmcompile.receipt import About, Compiled, make_receipt
 from nmcompile.report import write_report
+from nmcompile.routing.levels import make_levels
+from nmcompile.routing.making import Adaptive, check_routable, make_adaptive, train_all_levels
+from nmcompile.routing.nested import Nested
+from nmcompile.routing.spec import RouteSpec
 from nmcompile.runtime import Engine, load
-from nmcompile.runtime.engine import open_executor
+from nmcompile.runtime.engine import open_engine
 from nmcompile.runtime.executor import OrtExecutor, check_threads
-from nmcompile.showcase import showcase
+from nmcompile.showcase import chosen_levels, showcase
 from nmcompile.tasks import Task
 from nmcompile.training.parallel import World, joined
 from nmcompile.training.recipe import Recipe
@@ -59,6 +64,7 @@ class Settings:
         value_range: 1.0 or 255.0; found by trial if None.
         finetune: how the pruned network is trained; None: it is not.
         masks: how patterns and masks come about in training.
+        route: levels of an input-adaptive network, whose budgets take the place of `budget`.
         never_train_on: folder of images that must not be trained or calibrated on.
         precision: fp32, bf16, fp16, or auto: the fastest that loses at most 0.02 dB.
         crops: how many calibration crops.
@@ -82,6 +88,7 @@ class Settings:
     value_range: float | None = None
     finetune: Recipe | None = None
     masks: Masks = FIXED
+    route: RouteSpec | None = None
     never_train_on: Path | None = None
     precision: str = "auto"
     crops: int = CROPS
@@ -111,6 +118,11 @@ def compile(
     settings, output = settings or Settings(), Path(output)
     check_writable(output)
     given = settings.plan is not None or settings.uniform is not None
+    if settings.route and (given or settings.masks != FIXED):
+        raise NmcompileError(
+            f"--route {settings.route} assigns patterns to levels whose masks stay; leave out "
+            "--plan, --uniform, --search, --train-masks and --reassign"
+        )
     settings.masks.check(settings.budget, settings.finetune, given)
     if settings.finetune is None:
         return _compile(model, output, settings, reporter, World())
@@ -134,10 +146,14 @@ def assist(model: nn.Module | ExportedProgram, settings: Settings | None = None)
     with joined() as world:
         opened = _open(model, settings, _Clock(SILENT))
         ctx, masks = opened.ctx, settings.masks
+        if settings.route:
+            spec = settings.route
+            train_all_levels(opened.dense, _never, opened.source, recipe, spec, ctx, world)
+            return
         fine_tune(opened.dense, _never, opened.source, recipe, ctx, world, masks)
 
 
-def _never() -> Program:
+def _never() -> Never:
     raise RuntimeError("only the process that compiles prunes")
 
 
@@ -195,13 +211,43 @@ def _compile(
         patterns = settings.patterns or target.default_patterns()
         ctx = dataclasses.replace(ctx, target=target, patterns=patterns)
     reporter.detail(f"precision {precision.chosen}: {precision.why}")
-    training = None
-    if settings.finetune is None:
+    training, adaptive = None, None
+    if settings.route:
+        adaptive, training = _route(opened, ctx, settings.route, settings.finetune, clock, world)
+        sparse = adaptive.nested.program
+        opened.notes.extend(adaptive.headed.notes)
+    elif settings.finetune is None:
         sparse = _prune(dense, ctx, settings, clock)
     else:
         sparse, training = _train(opened, ctx, settings, clock, world)
     about = About(settings.name, precision, opened.notes, training)
-    return _write(output, dense, sparse, ctx, about, clock)
+    return _write(output, dense, sparse, ctx, about, clock, adaptive)
+
+
+def _route(
+    opened: _Opened,
+    ctx: Context,
+    spec: RouteSpec,
+    recipe: Recipe | None,
+    clock: _Clock,
+    world: World,
+) -> tuple[Adaptive, dict[str, Any] | None]:
+    """Levels and the head that chooses one, and how the levels were trained."""
+    dense, source, training = opened.dense, opened.source, None
+    check_routable(spec, dense, ctx)
+
+    def made() -> Nested:
+        with clock.stage("making levels", bar=True):
+            return make_levels(dense, ctx, spec)
+
+    if recipe is None:
+        nested = made()
+    else:
+        with clock.stage("fine-tuning", bar=True):
+            nested, trained = train_all_levels(dense, made, source, recipe, spec, ctx, world)
+        training = training_facts(trained, recipe, world)
+    with clock.stage("training the difficulty head", bar=True):
+        return make_adaptive(dense, nested, source, recipe, spec, ctx), training
 
 
 def _train(
@@ -243,22 +289,25 @@ def _write(
     ctx: Context,
     about: About,
     clock: _Clock,
+    adaptive: Adaptive | None,
 ) -> Engine:
     with writing(output) as folder:
         with clock.stage("writing the engine"):
-            write_parts(folder, dense, sparse, ctx)
-            manifest = make_manifest(sparse, ctx)
+            write_parts(folder, dense, sparse, ctx, adaptive)
+            manifest = make_manifest(sparse, ctx, adaptive.routing if adaptive else None)
             (folder / "plan.json").write_text(sparse.the_plan.to_json())
             threads = check_threads(ctx.target.threads)
-            engine = Engine(folder, manifest, open_executor(folder, manifest, threads))
-            original = Engine(folder, manifest, OrtExecutor(folder / "dense.onnx", threads))
+            engine = open_engine(folder, manifest, threads)
+            alone = dataclasses.replace(manifest, routing=None)
+            original = Engine(folder, alone, OrtExecutor(folder / "dense.onnx", threads))
         with clock.stage("verifying and timing"):
-            done = Compiled(about, dense, sparse, engine, original, clock.seconds)
+            done = Compiled(about, dense, sparse, engine, original, clock.seconds, adaptive)
             receipt = make_receipt(done, ctx)
         with clock.stage("writing the report"):
             (folder / "receipt.json").write_text(json.dumps(receipt, indent=1) + "\n")
             pictures = showcase(original, engine, ctx.calibration.validation)
-            write_report(folder / "report.html", sparse.the_plan, receipt, pictures)
+            chosen = chosen_levels(engine, ctx.calibration.validation)
+            write_report(folder / "report.html", sparse.the_plan, receipt, pictures, chosen)
             seal(folder, manifest)
     return load(output, ctx.target.threads)
 

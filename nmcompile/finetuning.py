@@ -14,7 +14,7 @@ from nmcompile.context import Context
 from nmcompile.data import Source
 from nmcompile.errors import NmcompileError
 from nmcompile.masks import Masks
-from nmcompile.program import Program
+from nmcompile.program import Interface, Program
 from nmcompile.training import checkpoint
 from nmcompile.training.batches import Patches
 from nmcompile.training.parallel import World
@@ -71,7 +71,19 @@ def fine_tune(
         world: the processes that train.
         masks: what becomes of them.
     """
-    interface = dense.interface
+    data = training_patches(source, recipe, ctx, dense.interface, world)
+    start = checkpoint.unpack(
+        dense,
+        started(lambda: checkpoint.pack(prune()), str(masks), dense, source, recipe, ctx, world),
+    )
+    policy = masks.policy(start, dense, ctx, recipe, world)
+    return train(start, policy, dense, data, recipe, ctx, world)
+
+
+def training_patches(
+    source: Source, recipe: Recipe, ctx: Context, interface: Interface, world: World
+) -> Patches:
+    """The patches that a recipe asks for; says which images are too small for them."""
     data = Patches(
         source, ctx.calibration.validation, ctx.task, interface, recipe.patch, recipe.seed
     )
@@ -81,13 +93,36 @@ def fine_tune(
             f"(the first is {data.too_small[0]})"
         )
     world.share(recipe.batch)
+    return data
+
+
+def started(
+    make: Callable[[], dict[str, Any]],
+    what: str,
+    dense: Program,
+    source: Source,
+    recipe: Recipe,
+    ctx: Context,
+    world: World,
+) -> dict[str, Any]:
+    """What training starts from: made by rank 0, or a checkpoint's for the same; told to all.
+
+    Args:
+        make: prunes and packs; not called where a run is resumed.
+        what: is trained, besides what the other arguments say.
+        dense: the cleaned program.
+        source: images.
+        recipe: with_checkpoint.
+        ctx: task and budget.
+        world: the processes that train.
+    """
     # The plan of a network with other weights, images, budget or way to masks would still fit.
     names = hashlib.sha256("\n".join(source.names).encode()).hexdigest()
-    asked = f"{checkpoint.weights_digest(dense)} {names} {ctx.task} {ctx.budget} {masks}"
-    packed = world.told(_start(prune, recipe, ctx, asked) if world.rank == 0 else None)
-    start = checkpoint.unpack(dense, packed)
-    policy = masks.policy(start, dense, ctx, recipe, world)
-    return train(start, policy, dense, data, recipe, ctx, world)
+    asked = f"{checkpoint.weights_digest(dense)} {names} {ctx.task} {ctx.budget} {what}"
+    found: dict[str, Any] = world.told(
+        _start(make, recipe, ctx, asked) if world.rank == 0 else None
+    )
+    return found
 
 
 def training_facts(trained: Trained, recipe: Recipe, world: World) -> dict[str, Any]:
@@ -108,14 +143,14 @@ def training_facts(trained: Trained, recipe: Recipe, world: World) -> dict[str, 
 
 
 def _start(
-    prune: Callable[[], Program], recipe: Recipe, ctx: Context, asked: str
+    make: Callable[[], dict[str, Any]], recipe: Recipe, ctx: Context, asked: str
 ) -> dict[str, Any]:
-    """The pruned program that training starts from: a checkpoint's for the same, or a new one."""
+    """What training starts from: a checkpoint's for the same, or made."""
     assert recipe.checkpoint is not None
     path = recipe.checkpoint / checkpoint.START
     if recipe.resume:
         return checkpoint.read_for(path, asked)
-    packed = {"digest": asked, **checkpoint.pack(prune())}
+    packed = {"digest": asked, **make()}
     try:
         checkpoint.write(path, packed)
     except OSError as error:

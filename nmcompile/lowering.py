@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 import nmcompile
-from nmcompile.backends.cpu import allowed_kernels
-from nmcompile.backends.native import lower
+from nmcompile.backends.cpu import allowed_kernels, most_isa
+from nmcompile.backends.native import Allowed, lower
 from nmcompile.backends.onnx import (
     check_onnx,
     exchange_weights,
@@ -18,22 +18,37 @@ from nmcompile.backends.onnx import (
     write_onnx,
 )
 from nmcompile.backends.region_parts import write_regions
+from nmcompile.backends.routed_onnx import check_routed, export_routed
 from nmcompile.capture.tracing import quiet
 from nmcompile.context import Context
-from nmcompile.engine import Manifest
+from nmcompile.engine import Manifest, Routing
 from nmcompile.program import Program
 from nmcompile.receptive_field import receptive_halo
+from nmcompile.routing.facts import levels_json
+from nmcompile.routing.making import Adaptive
 from nmcompile.runtime.executor import MODEL, NATIVE
+from nmcompile.runtime.routed import HEAD
 from nmcompile.shapes import peak_bytes, shapes_at
 
 # What ONNX Runtime takes on top of the values alive at once (measured on the sample network).
 _SLACK = 1.5
 
 
-def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> None:
-    """Writes what the target runs, model.onnx, and the dense original to compare with."""
+def write_parts(
+    folder: Path, dense: Program, sparse: Program, ctx: Context, adaptive: Adaptive | None = None
+) -> None:
+    """Writes what the target runs, model.onnx, and the dense original to compare with.
+
+    Args:
+        folder: of the engine.
+        dense: the original.
+        sparse: what was made of it; of an input-adaptive network the last level.
+        ctx: the target.
+        adaptive: its levels and its head.
+    """
+    levels = adaptive.levels() if adaptive else None
     if ctx.target.executor == "native":
-        (folder / NATIVE).write_bytes(lower(sparse, allowed_kernels(ctx.target)))
+        (folder / NATIVE).write_bytes(lower(sparse, allowed_kernels(ctx.target), levels))
     elif ctx.target.executor == "regions":
         write_regions(folder, sparse, allowed_kernels(ctx.target))
     exported = export_program(dense)
@@ -43,11 +58,23 @@ def write_parts(folder: Path, dense: Program, sparse: Program, ctx: Context) -> 
     (folder / "dense.pt2").write_bytes(archive.getbuffer())
     write_onnx(exported, dense.interface, folder / "dense.onnx")
     check_onnx(dense, folder / "dense.onnx")
-    if not exchange_weights(folder / "dense.onnx", dense, sparse, folder / MODEL):
+    if adaptive:
+        _write_adaptive(folder, adaptive, ctx)
+    elif not exchange_weights(folder / "dense.onnx", dense, sparse, folder / MODEL):
         export_onnx(sparse, folder / MODEL)
 
 
-def make_manifest(program: Program, ctx: Context) -> Manifest:
+def _write_adaptive(folder: Path, adaptive: Adaptive, ctx: Context) -> None:
+    """Writes the head, the plans' patterns, and one ONNX file with all levels and the head."""
+    if ctx.target.executor == "native":
+        # In fp32: it takes a hundredth of the time, and its scores decide.
+        (folder / HEAD).write_bytes(lower(adaptive.head, Allowed(most_isa(ctx.target.name))))
+    (folder / "levels.json").write_text(levels_json(adaptive))
+    export_routed(adaptive.nested, adaptive.head, adaptive.offsets, folder / MODEL)
+    check_routed(adaptive.nested, adaptive.head, adaptive.offsets, folder / MODEL)
+
+
+def make_manifest(program: Program, ctx: Context, routing: Routing | None = None) -> Manifest:
     """What the runtime must know of the network."""
     interface = program.interface
     halo, reason = receptive_halo(program)
@@ -68,5 +95,6 @@ def make_manifest(program: Program, ctx: Context) -> Manifest:
         halo_reason=reason,
         bytes_per_pixel=int(_SLACK * peak / (height * width)),
         extra_inputs=interface.extra_inputs,
+        routing=routing,
         created_by=f"nmcompile {nmcompile.__version__}",
     )

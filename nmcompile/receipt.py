@@ -22,9 +22,12 @@ from nmcompile.metrics import PROTOCOL, Quality, countable
 from nmcompile.plan import Layer
 from nmcompile.precision import LEAST_AGREEMENT_DB, Precision
 from nmcompile.program import Program
+from nmcompile.routing.facts import routing_facts
+from nmcompile.routing.making import Adaptive
 from nmcompile.runtime import Engine, native
 from nmcompile.runtime.executor import available_cores
 from nmcompile.runtime.regions import REGIONS, read_regions
+from nmcompile.tasks import Floats
 from nmcompile.timing import interleaved
 
 RECEIPT_VERSION = 1
@@ -59,6 +62,7 @@ class Compiled:
         engine: the engine that was written.
         original: the engine's executor over the dense original.
         seconds: how long each stage took.
+        adaptive: levels and head, of an input-adaptive network.
     """
 
     about: About
@@ -67,12 +71,13 @@ class Compiled:
     engine: Engine
     original: Engine
     seconds: dict[str, float]
+    adaptive: Adaptive | None = None
 
 
 def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
     """Verifies the engine, measures it against the dense original, and writes it all down."""
     plan = done.sparse.the_plan
-    verified = verify(done.engine, done.sparse, ctx)
+    verified = _verified(done, ctx)
     return {
         "version": RECEIPT_VERSION,
         "created_by": f"nmcompile {nmcompile.__version__}",
@@ -91,13 +96,23 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "params": _params(done.sparse),
         "macs": {"dense": plan.dense_macs, "compiled": plan.macs},
         "training": done.about.training,
-        "engine_ms": _engine_ms(done, plan.reference_size),
+        "routing": done.adaptive and routing_facts(done.engine, done.adaptive, ctx),
+        "engine_ms": _engine_ms(done, plan.reference_size, ctx),
         "quality": _quality(done, ctx),
         "verification": verified,
         "assumed": [*done.about.assumed, *plan.notes],
         "layers": [_row(layer, done.sparse) for layer in plan.layers],
         "seconds": {name: round(value, 2) for name, value in done.seconds.items()},
     }
+
+
+def _verified(done: Compiled, ctx: Context) -> dict[str, Any]:
+    """The verification of the network, or the worst of its levels'."""
+    if done.adaptive is None:
+        return verify(done.engine, done.sparse, ctx)
+    nested = done.adaptive.nested
+    levels = [verify(done.engine.at(i), nested.at(i), ctx) for i in range(nested.count)]
+    return max(levels, key=lambda found: found["max_abs_difference"])
 
 
 def verify(engine: Engine, program: Program, ctx: Context) -> dict[str, Any]:
@@ -147,12 +162,25 @@ def _params(program: Program) -> dict[str, int]:
     return {"dense": sum(layer.params for layer in layers), "kept": kept}
 
 
-def _engine_ms(done: Compiled, size: tuple[int, int]) -> dict[str, Any]:
+def _engine_ms(done: Compiled, size: tuple[int, int], ctx: Context) -> dict[str, Any]:
     interface = done.sparse.interface
-    shape = (1, interface.channels, *size)
-    x = np.random.default_rng(0).random(shape, np.float32) * np.float32(interface.value_range)
-    dense, compiled, ratio = interleaved(lambda: done.original.run(x), lambda: done.engine.run(x))
+    if done.adaptive is None:
+        shape = (1, interface.channels, *size)
+        x = np.random.default_rng(0).random(shape, np.float32) * np.float32(interface.value_range)
+        calls = (lambda: done.original.run(x)), (lambda: done.engine.run(x))
+    else:
+        # What a level is chosen for must be a picture, and choosing is part of the time.
+        picture = _picture(ctx, size)
+        calls = (lambda: done.original.restore(picture)), (lambda: done.engine.restore(picture))
+    dense, compiled, ratio = interleaved(*calls)
     return {"dense": dense, "compiled": compiled, "ratio": ratio, "size": list(size)}
+
+
+def _picture(ctx: Context, size: tuple[int, int]) -> Floats:
+    """A degraded picture of that size: the first validation image, repeated by reflection."""
+    sample = ctx.calibration.validation[0].degraded
+    short = [(0, max(0, want - have)) for have, want in zip(sample.shape, size, strict=False)]
+    return np.pad(sample, (*short, (0, 0)), "symmetric")[: size[0], : size[1]]
 
 
 def _quality(done: Compiled, ctx: Context) -> dict[str, Any]:

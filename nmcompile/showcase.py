@@ -1,4 +1,4 @@
-"""Validation samples -> small crops that show degraded, dense, compiled and clean side by side."""
+"""Validation samples -> crops degraded, dense, compiled and clean; and a map of chosen levels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 
 from nmcompile.data import Sample
 from nmcompile.evaluate import restorer
-from nmcompile.report import Example
+from nmcompile.level_map import level_map
+from nmcompile.report import Chosen, Example
 from nmcompile.runtime import Engine
+from nmcompile.runtime.routing import Routes
 from nmcompile.tasks import Bytes, to_bytes
 
 _PICTURES = 3
@@ -31,6 +33,20 @@ def showcase(dense: Engine, compiled: Engine, samples: Sequence[Sample]) -> list
         cuts = (to_bytes(sample.degraded)[small], *(p[window] for p in pictures), clean[window])
         examples.append(Example(sample.name, *cuts))
     return examples
+
+
+def chosen_levels(engine: Engine, samples: Sequence[Sample]) -> Chosen | None:
+    """The map of the sample on which most levels are used; None of an engine without levels."""
+    found = []
+    for sample in samples if engine.manifest.routing else ():
+        told: list[Routes] = []
+        engine.restore(sample.degraded, told=told.append)
+        found.append((max(told[0].shares), sample, told[0]))
+    if not found:
+        return None
+    _, sample, routes = min(found, key=lambda item: item[0])
+    picture = level_map(sample.degraded, routes.levels, routes.shares)
+    return Chosen(sample.name, picture, routes.shares, routes.macs)
 
 
 def _shown(clean: Bytes, like: Bytes) -> Bytes:

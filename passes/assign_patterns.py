@@ -39,7 +39,7 @@ def assign_patterns(program: Program, ctx: Context) -> Program:
 
 def within_loss(plan: Plan, limit: float) -> Plan:
     """The cheapest patterns whose losses sum to at most `limit`."""
-    quantity, offered = cost_quantity(plan), _gaining(plan)
+    quantity, offered = cost_quantity(plan), gaining(plan)
     table = [
         [Option(_cost(choice, quantity), choice.loss or 0.0) for choice in layer.choices]
         for layer in offered.layers
@@ -75,15 +75,19 @@ def _within_cost(plan: Plan, budget: Budget) -> Plan:
     return _assigned(plan, offered, chosen, f"least loss within {budget}")
 
 
-def _pays(layer: Layer, choice: Choice) -> bool:
-    """Whether a choice is dense or measured faster than dense, by more than times vary."""
-    dense = layer.choices[0]
-    if choice is dense or choice.latency_ms is None or dense.latency_ms is None:
+def gains(choice: Choice, other: Choice) -> bool:
+    """Whether a choice was measured faster than another, by more than times vary."""
+    if choice.latency_ms is None or other.latency_ms is None:
         return True
-    return choice.latency_ms < _GAINS * dense.latency_ms
+    return choice.latency_ms < _GAINS * other.latency_ms
 
 
-def _gaining(plan: Plan) -> Plan:
+def _pays(layer: Layer, choice: Choice) -> bool:
+    """Whether a choice is dense or gains on dense."""
+    return choice is layer.choices[0] or gains(choice, layer.choices[0])
+
+
+def gaining(plan: Plan) -> Plan:
     """The plan without choices that cost quality and gain no time, where patterns change times."""
     if cost_quantity(plan) != "latency":
         return plan
@@ -97,7 +101,7 @@ def _gaining(plan: Plan) -> Plan:
 
 def _paying(plan: Plan, budget: Budget) -> Plan:
     """The same, unless a budget in MACs cannot be met without such choices."""
-    kept = _gaining(plan)
+    kept = gaining(plan)
     if budget.quantity != "macs":
         return kept
     least = sum(min(choice.macs for choice in layer.choices) for layer in kept.layers)

@@ -11,13 +11,16 @@ from nmcompile.runtime.cuts import Cut, blend_weights
 from nmcompile.runtime.pixels import Picture, Tensor, from_tensor, mirrored, to_pixels, to_tensor
 from nmcompile.runtime.tiling import TilePlan
 
+# A tile, 1 x C x H x W, and the row and column at which it begins -> the tile restored.
+Network = Callable[[Tensor, tuple[int, int]], Tensor]
+
 
 class Assembly:
     """One pass of the network over the tiles of a picture, written into `target`."""
 
     def __init__(
         self,
-        run: Callable[[Tensor], Tensor],
+        run: Network,
         manifest: Manifest,
         plan: TilePlan,
         source: Picture,
@@ -71,7 +74,8 @@ class Assembly:
         manifest = self._manifest
         rows, columns = self._rows[row.window.slice], self._columns[column.window.slice]
         pixels = self._source[rows[:, None], columns]
-        output = self._run(to_tensor(pixels, manifest.value_range, manifest.channels))
+        tensor = to_tensor(pixels, manifest.value_range, manifest.channels)
+        output = self._run(tensor, (row.window.start, column.window.start))
         return from_tensor(output, self._target.shape[2])
 
     def _write(self, values: Tensor, top: int, left: int) -> None:

@@ -20,6 +20,10 @@ class Span(NamedTuple):
         """The same span in an image `scale` times as large."""
         return Span(self.start * scale, self.stop * scale)
 
+    def moved(self, by: int) -> Span:
+        """The same number of pixels further on."""
+        return Span(self.start + by, self.stop + by)
+
     @property
     def slice(self) -> slice:
         """As an index."""

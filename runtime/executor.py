@@ -30,7 +30,7 @@ class OrtExecutor:
     """
 
     def __init__(self, model_path: Path, threads: int | None = None) -> None:
-        runtime = _onnxruntime()
+        self._runtime = runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.intra_op_num_threads = available_cores() if threads is None else threads
@@ -56,11 +56,22 @@ class OrtExecutor:
         return output
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str] | None = None,
+        only: bool = False,
     ) -> list[NDArray[Any]]:
-        """Runs the model once and gives these outputs, or all; errors as in a call."""
+        """Runs the model once and gives these outputs, or all; errors as in a call.
+
+        Args:
+            inputs: by name.
+            outputs: names of what is wanted.
+            only: whether to run nothing that those do not need.
+        """
+        options = self._runtime.RunOptions()
+        options.only_execute_path_to_fetches = only
         try:
-            found: list[NDArray[Any]] = self._session.run(outputs, dict(inputs))
+            found: list[NDArray[Any]] = self._session.run(outputs, dict(inputs), options)
         except self._failures as error:
             if "alloc" not in str(error):
                 raise

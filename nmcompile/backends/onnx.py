@@ -30,7 +30,7 @@ from nmcompile.runtime import native
 from nmcompile.runtime.executor import OrtExecutor
 
 _OPSET = 20
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 _SECONDS = 0.05
 _LEAST_RUNS = 5
 
@@ -112,9 +112,13 @@ def write_onnx(
     interface: Interface,
     path: Path,
     outputs: Sequence[str] = ("output",),
+    further: Sequence[str] = (),
 ) -> None:
-    """Writes what export_program made, its outputs under those names; see export_onnx."""
-    names = [interface.input_name, *(extra.name for extra in interface.extra_inputs)]
+    """Writes what export_program made, its outputs under those names; see export_onnx.
+
+    `further` names inputs beyond the interface's.
+    """
+    names = [interface.input_name, *(extra.name for extra in interface.extra_inputs), *further]
     try:
         with quiet():
             _write(exported, names, list(outputs), path)
@@ -169,7 +173,7 @@ def check_onnx(program: Program, path: Path) -> None:
             "for one size with --input 1xCxHxW in numbers"
         )
     difference = float(np.abs(found - expected).max()) / interface.value_range
-    if not difference <= _TOLERANCE:
+    if not difference <= TOLERANCE:
         raise NmcompileError(
             f"the ONNX form of this network differs from it by {difference:.2g} of its range; "
             "please report the network"

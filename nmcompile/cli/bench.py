@@ -5,6 +5,10 @@ With `--json`, one document: `engine`, `ours` (`ms`, `min`, `max`, `times`, `isa
 `size`, `threads`, `isa`, `rounds`, `others`, `cpu`, `note`. A ratio is peer time / our time, the
 median over the rounds: above 1 the engine is faster. `times` are the milliseconds of every round,
 from which `nmcompile bench compare` judges.
+
+Of an input-adaptive engine also `images` (how many were run; times are of one) and `runs` (`name`,
+`ms`, `min`, `max`, `times`, `macs`, `shares` at several efforts and of each level alone); `ours` is
+the run at the engine's own effort, or at `--effort`.
 """
 
 from __future__ import annotations
@@ -12,9 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from nmcompile.cli import options
 from nmcompile.errors import NmcompileError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hold ours and the peers to an instruction set: portable, avx2, avx512, avx512_bf16, "
         "avx512_fp16 or amx (ONNX Runtime cannot be held to one)",
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="clean images, which an input-adaptive engine is timed on after its task degraded "
+        "them (default: the photographs in scikit-image)",
+    )
+    options.add_route(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")
 
@@ -49,10 +66,23 @@ def execute(args: argparse.Namespace) -> int:
     against = None if args.against is None else _names(args.against)
 
     from nmcompile.bench import FEWEST_ROUNDS, bench
+    from nmcompile.engine import read_manifest
 
     if args.runs is not None and args.runs < FEWEST_ROUNDS:
         raise NmcompileError(f"--runs {args.runs} tells too little; give {FEWEST_ROUNDS} or more")
-    found = bench(args.engine, against, size, args.threads, args.runs, isa=args.isa)
+    manifest = read_manifest(Path(args.engine), check_parts=False)
+    given = ["--data"] if args.data else []
+    options.check_routing(args, manifest, args.engine, *given)
+    if manifest.routing is None:
+        found = bench(args.engine, against, size, args.threads, args.runs, isa=args.isa)
+    else:
+        from nmcompile.data import Source
+        from nmcompile.routed_bench import bench_routed
+
+        found = bench_routed(
+            args.engine, Source.folder(args.data) if args.data else None, against, size,
+            args.threads, args.runs, isa=args.isa, effort=args.effort, route_by=args.route_by,
+        )  # fmt: skip
     if args.json:
         print(json.dumps(found, indent=2))
     else:
@@ -84,12 +114,28 @@ def _show(found: dict[str, Any]) -> None:
         )
     console = Console(highlight=False)
     console.print(table)
+    if "runs" in found:
+        console.print(_runs(found))
     console.print(found["cpu"], markup=False)
     if found["others"] > MOST_DISTURBED:
         share = f"{found['others']:.0%} of the cores' time"
         console.print(f"note: other work took {share} meanwhile: this tells little", soft_wrap=True)
     if found["note"]:
         console.print(f"note: {found['note']}", markup=False, soft_wrap=True)
+
+
+def _runs(found: dict[str, Any]) -> Table:
+    """The engine at its efforts and levels."""
+    from rich.table import Table
+
+    table = Table(title=f"this engine, means over {found['images']} real images")
+    table.add_column("run")
+    for heading in ("ms", "min .. max", "MACs", "pixels by level"):
+        table.add_column(heading, justify="right")
+    for row in found["runs"]:
+        shares = " ".join(f"{share:.0%}" for share in row["shares"])
+        table.add_row(row["name"], *_times(row), f"{row['macs']:.3f}", shares)
+    return table
 
 
 def _cap(isa: str | None) -> str:

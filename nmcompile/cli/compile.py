@@ -12,7 +12,10 @@ from nmcompile.errors import NmcompileError
 
 if TYPE_CHECKING:
     from nmcompile.compile import Settings
+    from nmcompile.routing.spec import RouteSpec
     from nmcompile.training.recipe import Recipe
+
+_BUDGET = "drop=0.1dB"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     limits = parser.add_argument_group("what the result may cost")
     limits.add_argument(
-        "--budget", default="drop=0.1dB",
+        "--budget",
         help="macs=FRACTION, latency=Nms, latency=FRACTIONx or drop=NdB (default drop=0.1dB)",
     )  # fmt: skip
     limits.add_argument(
@@ -43,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prune", choices=("obs", "magnitude"), default="obs",
         help="obs: second order (default); magnitude: for comparison",
     )  # fmt: skip
+    _add_routing(parser)
     _add_training(parser)
     parser.add_argument(
         "--precision", default="auto", metavar="P",
@@ -56,6 +60,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the receipt as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+
+
+def _add_routing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input-adaptive engines: easy parts at a cheaper level")
+    group.add_argument(
+        "--route", metavar="LEVELS",
+        help="how many levels, or the share of the dense MACs or time that each may have: 3, "
+        "0.2,0.4,0.7, latency=0.4,0.6,1",
+    )  # fmt: skip
+    group.add_argument(
+        "--route-by", metavar="WHAT", help="choose a level for each tile (default) or each image"
+    )
+    group.add_argument(
+        "--effort", metavar="E",
+        help="what runs take unless told otherwise: 0 (min) to 1 (max); found by calibration",
+    )  # fmt: skip
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -136,13 +156,14 @@ def _settings(args: argparse.Namespace) -> Settings:
         task=options.read_task(args),
         source=options.read_source(args),
         target=args.target,
-        budget=Budget.parse(args.budget),
+        budget=Budget.parse(args.budget or _BUDGET),
         patterns=_patterns(args.patterns),
         uniform=Pattern.parse(args.uniform) if args.uniform else None,
         prune=args.prune,
         plan=(Plan.load(args.plan), str(args.plan)) if args.plan else None,
         finetune=_recipe(args),
         masks=Masks.parse(args.search, args.train_masks, args.reassign),
+        route=_route(args),
         never_train_on=args.never_train_on,
         precision=args.precision,
         value_range=options.read_range(args),
@@ -153,6 +174,24 @@ def _settings(args: argparse.Namespace) -> Settings:
         name=args.model.name,
         **more,
     )
+
+
+def _route(args: argparse.Namespace) -> RouteSpec | None:
+    from nmcompile.routing.spec import RouteSpec
+
+    if args.route is None:
+        for name in ("route_by", "effort"):
+            if getattr(args, name) is not None:
+                option = name.replace("_", "-")
+                raise NmcompileError(
+                    f"--{option} is about input-adaptive engines; give --route LEVELS with it"
+                )
+        return None
+    if args.budget is not None:
+        raise NmcompileError(
+            f"--route {args.route} says what each level may cost; leave out --budget"
+        )
+    return RouteSpec.parse(args.route, args.route_by or "tile", args.effort)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe | None:

@@ -6,12 +6,14 @@ import argparse
 import json
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nmcompile.cli import options
 from nmcompile.errors import NmcompileError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from nmcompile.metrics import Quality
     from nmcompile.program import Program
     from nmcompile.runtime import Engine
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add_task(parser)
     options.add_images(parser)
+    options.add_route(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads an engine may use")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")
@@ -34,6 +37,7 @@ def execute(args: argparse.Namespace) -> int:
     from nmcompile.calibration import check_task
     from nmcompile.evaluate import qualities, restorer
     from nmcompile.progress import Reporter
+    from nmcompile.routed_evaluation import judge
 
     source = options.read_source(args)
     if source is None:
@@ -46,14 +50,30 @@ def execute(args: argparse.Namespace) -> int:
             "deblurring has no standard degradation to make from clean images; give "
             "--pairs BLURRED_DIR SHARP_DIR"
         )
+    adaptive = _adaptive(args, network)
     samples = source.samples(task, interface.channels, interface.scale)
-    found = {}
+    found, outcomes = {}, []
     with Reporter().stage("evaluating", len(source.clean)) as step:
-        for name, quality in qualities(restorer(network), samples, task):
-            found[name] = quality
-            step()
-    _print(args, task, found)
+        if adaptive is not None:
+            outcomes = judge(adaptive, samples, task, args.effort, args.route_by, step)
+            found = outcomes[0].images
+        else:
+            for name, quality in qualities(restorer(network), samples, task):
+                found[name] = quality
+                step()
+    _print(args, task, found, [outcome.to_json() for outcome in outcomes])
     return 0
+
+
+def _adaptive(args: argparse.Namespace, network: Engine | Program) -> Engine | None:
+    """The network if it is an input-adaptive engine; NmcompileError if only an option says so."""
+    from nmcompile.runtime import Engine
+
+    if isinstance(network, Engine):
+        options.check_routing(args, network.manifest, args.model)
+        return network if network.manifest.routing else None
+    options.check_routing(args, None, args.model)
+    return None
 
 
 def _network(args: argparse.Namespace) -> tuple[Engine | Program, Task]:
@@ -76,7 +96,9 @@ def _network(args: argparse.Namespace) -> tuple[Engine | Program, Task]:
     return settle(program, task, value_range).program, task
 
 
-def _print(args: argparse.Namespace, task: Task, found: dict[str, Quality]) -> None:
+def _print(
+    args: argparse.Namespace, task: Task, found: dict[str, Quality], routed: list[dict[str, Any]]
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -86,11 +108,30 @@ def _print(args: argparse.Namespace, task: Task, found: dict[str, Quality]) -> N
     if args.json:
         images = {name: {"psnr": q.psnr, "ssim": q.ssim} for name, q in found.items()}
         document = {"psnr": psnr, "ssim": ssim, "images": images, "task": str(task)}
-        print(json.dumps({**document, "protocol": PROTOCOL}, indent=1))
+        more = {"routed": routed} if routed else {}
+        print(json.dumps({**document, **more, "protocol": PROTOCOL}, indent=1))
         return
     table = Table("image", "PSNR (dB)", "SSIM", title=f"{args.model}, {task}")
     for name, quality in found.items():
         table.add_row(name, f"{quality.psnr:.3f}", f"{quality.ssim:.4f}")
     table.add_section()
     table.add_row("mean", f"{psnr:.3f}", f"{ssim:.4f}")
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if routed:
+        console.print(_levels(routed))
+
+
+def _levels(routed: list[dict[str, Any]]) -> Table:
+    """What the engine gives as routed, and each level alone."""
+    from rich.table import Table
+
+    table = Table("run", "PSNR (dB)", "SSIM", "MACs", "ms", "pixels by level")
+    for row in routed:
+        shares = " ".join(f"{share:.0%}" for share in row["shares"])
+        table.add_row(
+            row["name"], f"{row['psnr']:.3f}", f"{row['ssim']:.4f}", f"{row['macs']:.3f}",
+            f"{row['ms']:.1f}", shares,
+        )  # fmt: skip
+    table.caption = "MACs over the dense network's, head and overlap included; ms of an image"
+    return table

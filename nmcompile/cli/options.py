@@ -11,7 +11,7 @@ from nmcompile.errors import NmcompileError
 
 if TYPE_CHECKING:
     from nmcompile.data import Source
-    from nmcompile.engine import ExtraInput
+    from nmcompile.engine import ExtraInput, Manifest
     from nmcompile.loading import Model
     from nmcompile.tasks import Task
 
@@ -54,6 +54,44 @@ def add_images(parser: argparse.ArgumentParser) -> None:
         metavar=("LQ_DIR", "HQ_DIR"),
         help="degraded and clean images",
     )
+
+
+def add_route(parser: argparse.ArgumentParser) -> None:
+    """How an input-adaptive engine chooses."""
+    group = parser.add_argument_group("input-adaptive engines")
+    group.add_argument(
+        "--effort",
+        metavar="0..1|min|max",
+        help="0 (min) is the smallest level everywhere, 1 (max) the largest (default: the engine's "
+        "own)",
+    )
+    group.add_argument(
+        "--route-by", choices=("tile", "image"), help="what a level is chosen for (default: the "
+        "engine's own)",
+    )  # fmt: skip
+
+
+def check_routing(
+    args: argparse.Namespace, manifest: Manifest | None, engine: str | Path, *more: str
+) -> None:
+    """Checks what was said of levels before any image is read.
+
+    Raises:
+        NmcompileError: an impossible effort, or an option for what has no levels (`manifest` is
+            None where it is no engine); `more` are further options that were given and need them.
+    """
+    from nmcompile.runtime.routing import read_effort
+
+    if manifest is not None and manifest.routing is not None:
+        read_effort(args.effort, manifest.routing)
+        return
+    given = {"--effort": args.effort, "--route-by": args.route_by}
+    found = [option for option, value in given.items() if value is not None]
+    for option in (*found, *more):
+        raise NmcompileError(
+            f"{option}: {engine} is not input-adaptive; leave it out, or compile an engine with "
+            "--route"
+        )
 
 
 def open_model(args: argparse.Namespace) -> Model:

@@ -7,17 +7,21 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from nmcompile.cli import options
 from nmcompile.errors import NmcompileError
 
 if TYPE_CHECKING:
-    from nmcompile.runtime import Engine
+    from nmcompile.runtime.routing import Routes
 
+Restore = Callable[..., Any]
 _KEPT_ENDINGS = (".png", ".tif", ".tiff")  # they hold whatever comes out; the rest becomes .png
 
 
@@ -47,12 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="fill a further input of the network, such as a noise level, with a number",
     )
+    options.add_route(parser)
+    parser.add_argument(
+        "--show-routing",
+        metavar="MAP",
+        help="write a picture of the levels that were chosen: a file for one image, a folder for "
+        "a folder",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="say which kernels run")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Restores the images; 1 if any of a folder failed, after trying them all."""
     jobs = _jobs(Path(args.image), args.output)
+    maps = _maps(jobs, Path(args.image), args.show_routing)
     extras = dict(_setting(text) for text in args.set)
 
     from nmcompile.runtime import load
@@ -60,13 +72,18 @@ def execute(args: argparse.Namespace) -> int:
 
     engine = load(args.engine, args.threads)
     check_names(engine.manifest, extras)
-    told: set[str] = set()
+    more = ["--show-routing"] if maps else []
+    options.check_routing(args, engine.manifest, args.engine, *more)
+    restore = partial(
+        engine.restore, tile=args.tile, extras=extras, warn=partial(_tell, set()),
+        effort=args.effort, route_by=args.route_by,
+    )  # fmt: skip
     failed = False
     with _progress(len(jobs)) as advance:
         for number, (source, target) in enumerate(jobs):
             moved = partial(_advance, advance, number)
             try:
-                _restore(engine, source, target, args.tile, extras, partial(_tell, told), moved)
+                _restore(partial(restore, progress=moved), source, target, maps.get(source))
             except NmcompileError as error:
                 if len(jobs) == 1:
                     raise
@@ -75,27 +92,50 @@ def execute(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _restore(
-    engine: Engine,
-    source: Path,
-    target: Path,
-    tile: int | None,
-    extras: Mapping[str, float],
-    warn: Callable[[str], None],
-    progress: Callable[[int, int], None],
-) -> None:
-    """Reads, restores and writes one image, and prints what was done."""
+def _restore(restore: Restore, source: Path, target: Path, levels: Path | None) -> None:
+    """Reads, restores and writes one image and the map of its levels; prints what was done."""
     from nmcompile.images import check_format, read_image, write_image
+    from nmcompile.level_map import level_map
 
     image = read_image(source)
     check_format(target, image.dtype, image.shape[2])
+    told: list[Routes] = []
     start = time.perf_counter()
-    restored = engine.restore(image, tile, extras, warn, progress)
+    restored = restore(image, told=told.append)
     seconds = time.perf_counter() - start
     target.parent.mkdir(parents=True, exist_ok=True)
     write_image(target, restored)
     height, width = restored.shape[:2]
-    print(f"{source} -> {target} ({width}x{height}, {seconds:.2f} s)")
+    shares = "".join(f", {share:.0%}" for routes in told for share in routes.shares)
+    chosen = f"; levels{shares[1:]}" if shares else ""
+    print(f"{source} -> {target} ({width}x{height}, {seconds:.2f} s{chosen})")
+    if levels is not None:
+        levels.parent.mkdir(parents=True, exist_ok=True)
+        write_image(levels, level_map(image, told[0].levels, told[0].shares))
+
+
+def _maps(jobs: list[tuple[Path, Path]], source: Path, output: str | None) -> dict[Path, Path]:
+    """Where the map of each image goes.
+
+    Raises:
+        NmcompileError: a map that would replace an image, or whose folder or kind cannot be.
+    """
+    from nmcompile.images import check_format
+
+    if output is None:
+        return {}
+    target = Path(output)
+    if source.is_dir():
+        if target.exists() and not target.is_dir():
+            raise NmcompileError(
+                f"{target} is a file; give --show-routing a folder for the folder {source}"
+            )
+        maps = {image: target / f"{restored.stem}.png" for image, restored in jobs}
+    else:
+        check_format(target, np.dtype(np.uint8), 3)
+        maps = {source: target}
+    _check_targets(jobs + list(maps.items()))
+    return maps
 
 
 def _jobs(source: Path, output: str) -> list[tuple[Path, Path]]:
@@ -132,9 +172,10 @@ def _check_targets(jobs: list[tuple[Path, Path]]) -> None:
                 f"{made_from[target]} and {source} would both become {target}; rename one"
             )
         made_from[target] = source
-    folder = next(path for path in jobs[0][1].absolute().parents if path.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise NmcompileError(f"{jobs[0][1]}: {folder} is not a writable folder; choose another -o")
+    for _, target in (jobs[0], jobs[-1]):
+        folder = next(path for path in target.absolute().parents if path.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise NmcompileError(f"{target}: {folder} is not a writable folder; choose another")
 
 
 def _output_name(source: Path) -> str:

@@ -18,6 +18,8 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
     for row in _rows(receipt):
         table.add_row(*row)
     console.print(table)
+    if routing := receipt["routing"]:
+        _print_levels(console, routing)
     precision = receipt["precision"]
     console.print(f"precision {precision['chosen']}: {precision['why']}")
     if training := receipt["training"]:
@@ -30,6 +32,29 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
     if receipt["note"]:
         console.print(f"[bold]note: {receipt['note']}[/bold]")
     console.print(f"every layer: nmcompile inspect {output}    pictures: {output / 'report.html'}")
+
+
+def _print_levels(console: Console, routing: dict[str, Any]) -> None:
+    """Each level alone, and how much of the validation images it takes at the default effort."""
+    table = Table(title="levels, each alone", title_justify="left")
+    for heading in ("level", "budget", "MACs", "time", "PSNR", "of the pixels"):
+        table.add_column(heading, justify="left" if heading == "budget" else "right")
+    for number, level in enumerate(routing["levels"]):
+        table.add_row(
+            str(number),
+            level["budget"],
+            f"{level['cost']:.0%}",
+            f"{level['ms']:.1f} ms",
+            f"{level['psnr']:.2f} dB",
+            f"{level['share']:.0%}",
+        )
+    console.print(table)
+    size = f" of {routing['tile']} pixels" if routing["tile"] else ""
+    console.print(
+        f"a level for each {routing['by']}{size}, effort {routing['effort']:g}: "
+        f"{routing['macs']:.0%} of the dense MACs on the validation images, head and overlap "
+        "included"
+    )
 
 
 def _decibels(psnr: float | None) -> str:

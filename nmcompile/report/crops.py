@@ -25,6 +25,23 @@ class Example:
     clean: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """An image with the level that an input-adaptive engine chose for each of its pixels.
+
+    Attributes:
+        name: of the image.
+        picture: RGB, H x W x 3, with a legend.
+        shares: of its pixels, one a level.
+        macs: over the dense network's, the head's and the overlap's included.
+    """
+
+    name: str
+    picture: NDArray[np.uint8]
+    shares: tuple[float, ...]
+    macs: float
+
+
 def data_uri(picture: NDArray[np.uint8]) -> str:
     """H x W x C bytes -> a PNG that needs no file beside the page."""
     from PIL import Image

@@ -10,7 +10,7 @@ from typing import Any
 from nmcompile.plan import Plan
 from nmcompile.report import crops, curve, figures, numbers
 from nmcompile.report.canvas import HEAT_STEPS
-from nmcompile.report.crops import Example
+from nmcompile.report.crops import Chosen, Example
 from nmcompile.report.facts import Facts, part
 from nmcompile.report.verdict import ratio, verdict
 
@@ -36,7 +36,11 @@ class Picture:
 
 
 def write_report(
-    path: Path, plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]
+    path: Path,
+    plan: Plan,
+    receipt: dict[str, Any],
+    examples: Sequence[Example],
+    chosen: Chosen | None = None,
 ) -> None:
     """Writes the page that tells what was compiled, what it gained and what it cost.
 
@@ -45,6 +49,7 @@ def write_report(
         plan: every layer's candidates and the one chosen.
         receipt: what was measured on the finished engine; null stands for `not measured`.
         examples: crops to show side by side; may be empty.
+        chosen: of an input-adaptive engine, the levels of an image.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -57,7 +62,11 @@ def write_report(
     )
     environment.globals["n"] = numbers
     environment.filters["unbroken"] = numbers.unbroken
-    page = environment.get_template(_TEMPLATE).render(_view(plan, receipt, examples))
+    page = environment.get_template(_TEMPLATE).render(
+        **_view(plan, receipt, examples),
+        chosen=chosen,
+        chosen_picture=chosen and crops.data_uri(chosen.picture),
+    )
     path.write_text(page, encoding="utf-8")
 
 
@@ -81,6 +90,7 @@ def _view(plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]) -> d
         "heat_svg": Markup(heat.svg),
         "bars_svg": Markup(figures.mac_bars(plan)),
         "training": training,
+        "routing": part(receipt, "routing"),
         "training_svg": Markup(curve.training_curve(training["curve"] or [])),
         "heat_steps": range(1, HEAT_STEPS + 1),
         "losses": losses,

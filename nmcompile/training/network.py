@@ -67,8 +67,10 @@ class Trainable:
     def to_program(self) -> Program:
         """The program with the weights as they are now, exactly zero where masked.
 
+        Of levels it is the last, which keeps what any of them does; the network is left at it.
         Its plan has the policy's patterns, the reasons of layers whose pattern changed saying so.
         """
+        self._policy.set_level(self._policy.levels(None)[-1])
         module = self.program.clone_module()
         with torch.no_grad():
             for name in self._names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -49,6 +49,13 @@ class World:
         if self.size == 1:
             return module
         return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+    def alone(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Backward runs in this context add to the gradients without averaging them."""
+        if isinstance(wrapped, DistributedDataParallel):
+            found: AbstractContextManager[None] = wrapped.no_sync()
+            return found
+        return nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all processes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -29,6 +29,12 @@ class Policy(Protocol):
 
     def penalty(self) -> Tensor | float:
         """What is added to the loss of a step, such as the cost of the weights kept; 0.0 if not."""
+
+    def levels(self, step: int | None) -> Sequence[int]:
+        """Levels of the network whose losses are summed in that step; all of them for None."""
+
+    def set_level(self, level: int) -> None:
+        """From now on the network runs at that level."""
 
     def before_step(self, progress: float) -> None:
         """After the gradients of a step are there and before the optimiser takes it.
@@ -58,7 +64,18 @@ class Policy(Protocol):
         """Layer name -> its pattern as the masks are now."""
 
 
-class FixedPolicy:
+class OneLevel:
+    """The part of a policy whose network has no levels."""
+
+    def levels(self, step: int | None) -> Sequence[int]:
+        """The only one."""
+        return (0,)
+
+    def set_level(self, level: int) -> None:
+        """Nothing."""
+
+
+class FixedPolicy(OneLevel):
     """Masks stay what pruning made them."""
 
     def __init__(self, plan: Plan) -> None:

@@ -16,6 +16,7 @@ from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Layer
 from nmcompile.training.masking import Masking
 from nmcompile.training.network import Trainable
+from nmcompile.training.policy import OneLevel
 from nmcompile.training.ranks import entry_levels
 
 # The paper's lambda of 1e-10 on raw MACs, with L1 on 0..255: CARN's 3.567e9 MACs a patch make it
@@ -115,7 +116,7 @@ class Search:
     epochs: int
 
 
-class SlsPolicy:
+class SlsPolicy(OneLevel):
     """SLS: learns N of every layer under a cost regulariser, then trains on with N fixed.
 
     Deviations from the authors' code: costs may be milliseconds as well as MACs; groups of

@@ -18,6 +18,7 @@ from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Layer
 from nmcompile.training.masking import Masking
 from nmcompile.training.network import Trainable
+from nmcompile.training.policy import OneLevel
 from nmcompile.training.ranks import entry_levels
 
 # What the decay would leave of a weight that is never kept. The paper's lambda of 2e-4 at a rate of
@@ -53,7 +54,7 @@ class DrawnMask(Masking):
         return self.kept
 
 
-class SrStePolicy:
+class SrStePolicy(OneLevel):
     """SR-STE towards given patterns; N falls from M in the first half of the steps.
 
     Gradual schedule: N = n + (M - n) (1 - t)^3 (Zhu and Gupta, 2017, equation 1). In the last

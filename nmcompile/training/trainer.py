@@ -59,6 +59,7 @@ class Trained:
         seconds: training took, validation included.
         start_psnr, best_psnr: on the validation images, before training and of `program`, dB.
         best_step: when `program` was found.
+        levels: PSNR of `program` at each of its levels, whose mean is `best_psnr`, dB.
         bf16: whether convolutions were trained in bf16.
         masks: what the policy says of the masks it ended with.
     """
@@ -70,6 +71,7 @@ class Trained:
     start_psnr: float
     best_psnr: float
     best_step: int
+    levels: tuple[float, ...]
     bf16: bool
     masks: str
 
@@ -173,9 +175,8 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(middle)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(degraded.to(self.device), clean.to(self.device))
-        loss.backward()
-        mean = float(self.world.mean(loss.detach().clone()))
+        loss = self._gradients(degraded.to(self.device), clean.to(self.device))
+        mean = float(self.world.mean(loss))
         self.policy.before_step(progress)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip)
         if not (math.isfinite(mean) and bool(torch.isfinite(norm))):
@@ -194,15 +195,31 @@ class _Run:
         self.average[place].copy_(parameter.detach())
         self.optimiser.state.pop(parameter, None)
 
-    def _loss(self, degraded: Tensor, clean: Tensor) -> Tensor:
-        recipe, top = self.recipe, self.program.interface.value_range
+    def _gradients(self, degraded: Tensor, clean: Tensor) -> Tensor:
+        """Sums the gradients of all levels that this step trains, and gives the sum of losses."""
         degraded = degraded.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            with torch.no_grad():
-                wanted = run(self.teacher_module, self.program, degraded)
-            given = run(self.wrapped, self.program, degraded)
-        given = given.float()
-        distilled = (given - wanted.float()).abs().mean()
+        with torch.no_grad(), self._rounded():
+            wanted = run(self.teacher_module, self.program, degraded).float()
+        losses = []
+        *others, last = self.policy.levels(self.step)
+        # One backward run a level, so that memory holds the activations of one level only.
+        for level in (*others, last):
+            self.policy.set_level(level)
+            alone = self.world.alone(self.wrapped) if level != last else contextlib.nullcontext()
+            with alone:
+                with self._rounded():
+                    given = run(self.wrapped, self.program, degraded)
+                loss = self._loss(given.float(), wanted, clean)
+                loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _rounded(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _loss(self, given: Tensor, wanted: Tensor, clean: Tensor) -> Tensor:
+        recipe, top = self.recipe, self.program.interface.value_range
+        distilled = (given - wanted).abs().mean()
         restored = (given - clean).abs().mean()
         loss = (recipe.distillation * distilled + recipe.reconstruction * restored) / top
         if self.taps:
@@ -229,28 +246,39 @@ class _Run:
         self.losses.clear()
 
     def _validate(self) -> float:
-        """PSNR of the averaged weights; they are kept if they are the best so far."""
+        """PSNR of the averaged weights; they are kept if they are the best so far.
+
+        Of a network of levels the mean is what counts: how often each will be taken is not known
+        before there is a head that chooses.
+        """
         with self._averaged():
-            psnr = self.world.told(self._psnr() if self.world.rank == 0 else 0.0)
+            levels = self.world.told(self._psnrs() if self.world.rank == 0 else [])
+            psnr = fmean(levels)
             patterns = {name: str(p) for name, p in self.policy.patterns().items()}
             if not self.best or self.best["patterns"] != patterns or psnr > self.best["psnr"]:
                 state = self.network.state()
                 self.best = {
-                    "state": state, "psnr": psnr, "step": self.step, "patterns": patterns,
-                    "policy": self.policy.state(),
+                    "state": state, "psnr": psnr, "levels": levels, "step": self.step,
+                    "patterns": patterns, "policy": self.policy.state(),
                 }  # fmt: skip
         self._add_point(psnr)
-        return float(psnr)
+        return psnr
 
-    def _psnr(self) -> float:
+    def _psnrs(self) -> list[float]:
+        """Of every level on the validation images."""
+
         def restore(x: Any) -> Any:
             with torch.no_grad():
                 given = torch.from_numpy(x).to(self.device)
                 return run(self.module, self.program, given).cpu().numpy()
 
         restorer = arrays_restorer(self.program.interface, restore)
-        samples = self.ctx.calibration.validation
-        return fmean(q.psnr for _, q in qualities(restorer, samples, self.ctx.task))
+        samples, found = self.ctx.calibration.validation, []
+        for level in self.policy.levels(None):
+            self.policy.set_level(level)
+            images = qualities(restorer, samples, self.ctx.task)
+            found.append(fmean(quality.psnr for _, quality in images))
+        return found
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -340,6 +368,7 @@ class _Run:
             self.start_psnr,
             self.best["psnr"],
             self.best["step"],
+            tuple(self.best["levels"]),
             self.bf16,
             masks,
         )

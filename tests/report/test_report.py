@@ -12,7 +12,7 @@ from PIL import Image
 
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.plan import Choice, Layer, Plan
-from nmcompile.report import Example, crops, numbers, write_report
+from nmcompile.report import Chosen, Example, crops, numbers, write_report
 from nmcompile.report.verdict import verdict
 
 NOTE = "dense kernel: no speed-up from zeros"
@@ -70,9 +70,9 @@ def make_example(channels=3, scale=4, difference=3):
     return Example("a <crop>", low, clean, clean + np.uint8(difference), clean)
 
 
-def written(tmp_path, plan, receipt, examples=()):
+def written(tmp_path, plan, receipt, examples=(), chosen=None):
     path = tmp_path / "report.html"
-    write_report(path, plan, receipt, examples)
+    write_report(path, plan, receipt, examples, chosen)
     return path.read_text(encoding="utf-8")
 
 
@@ -274,6 +274,17 @@ def test_page_without_examples_has_no_crops(tmp_path):
 def test_headline(changes, headline):
     plan = make_plan()
     assert verdict(plan, make_receipt(plan, **changes)).headline == headline
+
+
+def test_levels_of_an_image_are_shown(tmp_path):
+    plan, picture = make_plan(), np.full((6, 9, 3), 7, np.uint8)
+    chosen = Chosen("a <map>", picture, (0.25, 0.75), 0.512)
+    page = written(tmp_path, plan, make_receipt(plan), chosen=chosen)
+    text = _Page(page).text
+    assert "a <map> at its own effort: 0.512 of the dense" in text
+    assert "level 0: 25 %, level 1: 75 %" in text
+    np.testing.assert_array_equal(_pictures(page)[0], picture)
+    assert "Levels of one image" not in written(tmp_path, plan, make_receipt(plan))
 
 
 def test_faulty_engine_is_an_alarm(tmp_path):

@@ -1,0 +1,212 @@
+"""A dense network and what its levels may cost -> a plan for each, and nested masks of its weights.
+
+ClassPruning (arXiv 2211.05488) names the idea: N:M subnetworks of different capability inside one
+network. Layer-wise patterns from measured losses and times, one exact assignment for each level,
+are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nmcompile import transform
+from nmcompile.assignment import Option, least_cost, solve
+from nmcompile.budget import Budget
+from nmcompile.context import Context
+from nmcompile.convs import from_canonical, get_tensor, read_conv, to_canonical, weight_uses
+from nmcompile.errors import NmcompileError
+from nmcompile.passes.assign_patterns import cost_quantity, gaining, gains
+from nmcompile.passes.prune import POSITIONS, collect_hessian
+from nmcompile.pattern import Pattern
+from nmcompile.plan import Choice, Layer, Plan
+from nmcompile.program import Program
+from nmcompile.routing.nested import NEVER, Nested
+from nmcompile.routing.spec import RouteSpec
+from nmcompile.second_order import Hessian, prune_magnitude, saliency
+from nmcompile.walking import Walk
+
+# Where between the least that patterns reach and the dense network the first level lies: at the
+# least itself, quality falls fast (sample network, one-shot).
+_ABOVE_LEAST = 0.2
+_NAMES = {"macs": "MACs", "latency": "time"}
+
+
+def make_levels(dense: Program, ctx: Context, spec: RouteSpec) -> Nested:
+    """Assigns patterns to every level, prunes for the last and ranks what it keeps for the others.
+
+    Args:
+        dense: the network.
+        ctx: target, candidate patterns, calibration crops; its budget is not looked at.
+        spec: what the levels may cost.
+
+    Raises:
+        NmcompileError: a level cannot be as cheap as asked, or two come out equal.
+    """
+    analyzed = transform.analyze(dense, ctx)
+    plans = assign_levels(analyzed.the_plan, spec)
+    chosen = dataclasses.replace(analyzed, plan=plans[-1], facts=analyzed.facts | {"patterns"})
+    return nest(transform.prune(chosen, ctx), plans, ctx)
+
+
+def assign_levels(plan: Plan, spec: RouteSpec) -> tuple[Plan, ...]:
+    """A plan for each level, from the first up: least loss within its share.
+
+    A layer takes at a level the pattern that it has at the level below, or one which that nests in
+    and which takes more time, where patterns change times. So whatever the first level can have is
+    no obstacle to the others; from the last down, a pattern that is best there may have none
+    within it that is fast enough below (sample network, three levels by time).
+
+    Args:
+        plan: choices, their costs and losses.
+        spec: shares of MACs or time.
+
+    Raises:
+        NmcompileError: as make_levels.
+    """
+    spec = settled(plan, spec)
+    plans: list[Plan] = []
+    for level in range(spec.count):
+        plans.append(_assigned(plan, plans[-1] if plans else None, spec, level))
+    for level in range(len(plans) - 1):
+        if plans[level].macs >= plans[level + 1].macs:
+            raise NmcompileError(
+                f"--route {spec}: levels {level} and {level + 1} come out equal, with "
+                f"{plans[level].macs / plan.dense_macs:.3f} of the MACs; give shares that are "
+                "further apart, or more --patterns"
+            )
+    return tuple(plans)
+
+
+def settled(plan: Plan, spec: RouteSpec) -> RouteSpec:
+    """The shares of levels that are only counted; a spec that has them is given back.
+
+    They are of the time where patterns change it, else of the MACs. The last level is the dense
+    network, so that the highest effort loses nothing; each is the same multiple of the one before.
+    """
+    if spec.shares:
+        return spec
+    quantity = cost_quantity(plan)
+    dense = sum(_cost(layer.choices[0], quantity) for layer in plan.layers)
+    least = least_cost(_table(gaining(plan), quantity)) / dense
+    first = least + _ABOVE_LEAST * (1 - least)
+    powers = [1 - level / (spec.count - 1) for level in range(spec.count)]
+    shares = tuple(math.ceil(1000 * first**power) / 1000 for power in powers)
+    return dataclasses.replace(spec, shares=shares, quantity=quantity)
+
+
+def nests(lower: Pattern, upper: Pattern) -> bool:
+    """Whether the masks of one pattern can be chosen within every mask of another."""
+    if upper.is_dense or lower == upper:
+        return True
+    family = (lower.v, lower.m, lower.whole) == (upper.v, upper.m, upper.whole)
+    return family and lower.n <= upper.n
+
+
+def nest(program: Program, plans: Sequence[Plan], ctx: Context) -> Nested:
+    """Ranks the weights of a pruned network, so that each level keeps what matters most to it.
+
+    The values are the last level's; training adapts them to all levels.
+
+    Args:
+        program: pruned to the last plan.
+        plans: one a level, each nested in the next.
+        ctx: calibration crops and the pruning method, whose ranking is taken.
+    """
+    walk, uses = Walk(program, ctx.calibration.crops), weight_uses(program.module)
+    least: dict[str, Tensor] = {}
+    ladders = {name: [plan.layer(name) for plan in plans] for name in uses}
+    split = {name: x for name, x in ladders.items() if x[0].pattern != x[-1].pattern}
+    with ctx.reporter.stage("nesting levels", len(split)) as step:
+        for name, ladder in split.items():
+            hessian = None
+            if ctx.prune_method == "obs":
+                hessian = collect_hessian(walk, uses[name], ladder[-1], POSITIONS)
+            conv = read_conv(uses[name][0])
+            assert conv is not None
+            weight = to_canonical(get_tensor(program.module, name), conv.op, conv.groups)
+            ranked = _least_levels(weight, ladder, hessian)
+            least[name] = from_canonical(ranked, conv.op, conv.groups).contiguous()
+            step()
+    return Nested(program, least, tuple(plans))
+
+
+def _least_levels(weight: Tensor, ladder: Sequence[Layer], hessian: Hessian | None) -> Tensor:
+    """Of a canonical weight, the least level that keeps each (uint8), NEVER for none."""
+    top = len(ladder) - 1
+    kept = torch.ones_like(weight, dtype=torch.bool)
+    if not ladder[top].pattern.is_dense:
+        kept = weight != 0
+    least = torch.full(weight.shape, NEVER, dtype=torch.uint8)
+    least[kept] = top
+    for level in reversed(range(top)):
+        layer, above = ladder[level], ladder[level + 1]
+        if layer.pattern != above.pattern:
+            score = saliency(weight, layer.groups, layer.pattern.whole, hessian)
+            # Between weights of no effect, those that the level above keeps come first.
+            score = torch.where(kept, score / score.max().clamp_min(1e-30) + 1e-9, 0.0)
+            kept = prune_magnitude(score.sqrt(), layer.groups, layer.pattern) != 0
+        least[kept] = level
+    return least
+
+
+def _assigned(plan: Plan, below: Plan | None, spec: RouteSpec, level: int) -> Plan:
+    """The plan of a level, in which the one below it nests."""
+    share, quantity = spec.shares[level], spec.quantity
+    dense = sum(_cost(layer.choices[0], quantity) for layer in plan.layers)
+    offered = gaining(plan)
+    if quantity == "macs" and least_cost(_table(offered, quantity)) > share * dense:
+        offered = plan
+    if below is not None:
+        offered = _around(offered, below)
+    table = _table(offered, quantity)
+    chosen = solve(table, share * dense)
+    if chosen is None:
+        nearest = math.ceil(least_cost(table) / dense * 1000) / 1000
+        raise NmcompileError(
+            f"--route {spec}: level {level} cannot have {share:g} of the {_NAMES[quantity]}: the "
+            f"nearest possible is {nearest:.3f}; raise it, or allow sparser --patterns"
+        )
+    patterns = {
+        layer.name: layer.choices[index].pattern
+        for layer, index in zip(offered.layers, chosen, strict=True)
+    }
+    budget = str(Budget(quantity, share, "x"))
+    reasons = {
+        layer.name: f"least loss within {budget}" for layer in plan.layers if len(layer.choices) > 1
+    }
+    return dataclasses.replace(plan.assign(patterns, reasons), budget=budget)
+
+
+def _around(plan: Plan, below: Plan) -> Plan:
+    """The plan with the choices in which those of the level below nest, that one itself first."""
+    timed = cost_quantity(plan) == "latency"
+    layers = []
+    for layer, lower in zip(plan.layers, below.layers, strict=True):
+        own = lower.chosen
+        # A pattern that is no faster than dense is there for its MACs: no reason to stay with it.
+        faster = timed and gains(own, layer.choices[0])
+        outer = [
+            choice
+            for choice in layer.choices
+            if choice.pattern != own.pattern
+            and nests(own.pattern, choice.pattern)
+            and (not faster or gains(own, choice))
+        ]
+        layers.append(dataclasses.replace(lower, choices=(own, *outer)))
+    return plan.with_layers(layers)
+
+
+def _table(plan: Plan, quantity: str) -> list[list[Option]]:
+    return [
+        [Option(choice.loss or 0.0, _cost(choice, quantity)) for choice in layer.choices]
+        for layer in plan.layers
+    ]
+
+
+def _cost(choice: Choice, quantity: str) -> float:
+    return float(choice.macs) if quantity == "macs" else float(choice.latency_ms or 0.0)

@@ -1,0 +1,134 @@
+"""An image's cells and a level for each -> rectangles of one level, and how they are blended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmcompile.runtime.cuts import Cut, Span, down, up
+
+# A window of this width fills libnmk's 16 strips with whole Winograd tiles of 4 positions; measured
+# on one thread, 72 pixels take as long as 128 would in IMDN x4 and DnCNN (1.5 times as long for
+# each pixel as 64 or 128), while the height hardly matters.
+_FULL_WIDTH = 64
+
+_Indices = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Area:
+    """A rectangle of an image that is run at one level.
+
+    Attributes:
+        rows, columns: what is run, and of that the part whose cells have chosen the level.
+        level: from 0.
+    """
+
+    rows: Cut
+    columns: Cut
+    level: int
+
+    @property
+    def pixels(self) -> int:
+        """How many are run, overlap included."""
+        return self.rows.window.size * self.columns.window.size
+
+    @property
+    def work(self) -> int:
+        """What running it takes, in pixels: rows are computed up to a full width."""
+        return self.rows.window.size * up(self.columns.window.size, _FULL_WIDTH)
+
+
+def cells(
+    size: int, tile: int, overlap: int, multiple: int = 1, minimum: int = 1
+) -> tuple[Cut, ...]:
+    """Cuts an axis into the fewest cells whose windows, of about equal size, take `tile` or less.
+
+    Args:
+        size: length of the axis, a multiple of `multiple`.
+        tile: most pixels of a window (rounded up to a multiple at either end).
+        overlap: pixels that neighbouring windows share; their cells meet in its middle.
+        multiple: what windows are aligned to.
+        minimum: smallest window, at most `size`.
+    """
+    count, half = max(1, math.ceil((size - overlap) / (tile - overlap))), overlap // 2
+    inner = (index * (size - overlap) // count + half for index in range(1, count))
+    found = []
+    for start, stop in pairwise((0, *inner, size)):
+        first, last = down(max(0, start - half), multiple), up(stop + half, multiple)
+        last = min(size, max(last, up(first + minimum, multiple)))
+        first = down(max(0, min(first, last - minimum)), multiple)
+        found.append(Cut(Span(first, last), Span(start, stop)))
+    return tuple(found)
+
+
+def joined(rows: Sequence[Cut], columns: Sequence[Cut], levels: NDArray[np.intp]) -> list[Area]:
+    """Joins neighbouring cells of one level, so that no overlap is computed between them.
+
+    Rectangles are grown greedily, first along rows or first along columns, whichever takes less.
+
+    Args:
+        rows: the cells' rows; `window` is a cell with its overlap.
+        columns: their columns.
+        levels: len(rows) x len(columns).
+    """
+    wide = list(_rectangles(levels))
+    tall = [(top, bottom, left, right) for left, right, top, bottom in _rectangles(levels.T)]
+    choices = [
+        [
+            Area(_span(rows, i, j), _span(columns, k, m), int(levels[i, k]))
+            for i, j, k, m in found
+        ]
+        for found in (wide, tall)
+    ]  # fmt: skip
+    return min(choices, key=lambda areas: sum(area.work for area in areas))
+
+
+def _rectangles(levels: NDArray[np.intp]) -> Iterator[_Indices]:
+    """First row, row after the last, first column and column after the last of each rectangle."""
+    free = np.ones(levels.shape, bool)
+    for top, left in np.ndindex(levels.shape):
+        if not free[top, left]:
+            continue
+        same = free[top:, left:] & (levels[top:, left:] == levels[top, left])
+        right = left + _run(same[0])
+        bottom = top + _run(same[:, : right - left].all(axis=1))
+        free[top:bottom, left:right] = False
+        yield top, bottom, left, right
+
+
+def _run(flags: NDArray[np.bool_]) -> int:
+    """How many are true before the first that is not."""
+    return len(flags) if flags.all() else int(np.argmin(flags))
+
+
+def _span(cuts: Sequence[Cut], first: int, stop: int) -> Cut:
+    begin, end = cuts[first], cuts[stop - 1]
+    return Cut(Span(begin.window.start, end.window.stop), Span(begin.inner.start, end.inner.stop))
+
+
+def weights(cut: Cut, size: int, overlap: int, scale: int) -> NDArray[np.float32]:
+    """The weight of every output line of a window; over all windows of an axis they sum to 1.
+
+    A weight falls linearly to 0 over the middle half of the overlap, about where two cells meet:
+    what is nearest to a window's end is its worst part (over all of it DnCNN's borders lose 0.005
+    dB more).
+
+    Args:
+        cut: the window, and the cells in it.
+        size: length of the axis.
+        overlap: pixels that neighbours share; 0 for none.
+        scale: output lines a pixel.
+    """
+    lines = (np.arange(cut.window.start * scale, cut.window.stop * scale) + 0.5) / scale
+    found = np.ones(len(lines))
+    for edge, sign in ((cut.inner.start, 1), (cut.inner.stop, -1)):
+        if 0 < edge < size:
+            beyond = np.clip((lines - edge) / max(overlap // 2, 1 / scale) + 0.5, 0, 1)
+            found -= (1 - beyond) if sign > 0 else beyond
+    return found.astype(np.float32)

@@ -1,0 +1,53 @@
+"""Scores and efforts -> the levels that the definition gives?"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nmcompile.engine import Routing
+from nmcompile.errors import NmcompileError
+from nmcompile.runtime.routing import levels_of, read_effort
+
+ROUTING = Routing("tile", 64, 8, (0.25, 0.5, 1.0), 0.005, (8.0, 2.0, -4.0), 0.5, "denoise:25")
+
+
+def test_levels_are_the_best_score_less_what_its_cost_weighs():
+    scores = np.random.default_rng(1).standard_normal((50, 3)).astype(np.float32)
+    for effort, bias in ((0.25, 5.0), (0.5, 2.0), (0.75, -1.0), (0.9, -2.8)):
+        expected = [max(range(3), key=lambda i: row[i] - bias * ROUTING.costs[i]) for row in scores]
+        np.testing.assert_array_equal(levels_of(scores, ROUTING, effort), expected)
+
+
+def test_more_effort_never_means_a_lower_level():
+    scores = np.random.default_rng(2).standard_normal((100, 3)) * 2
+    levels = np.array([levels_of(scores, ROUTING, effort) for effort in np.linspace(0, 1, 21)])
+    assert (np.diff(levels, axis=0) >= 0).all()
+    assert {0, 1, 2} == set(levels[10])
+
+
+def test_the_ends_are_one_level_whatever_the_scores():
+    scores = np.array([[1e9, 0, -1e9], [np.nan, np.inf, 0]])
+    np.testing.assert_array_equal(levels_of(scores, ROUTING, 0.0), [0, 0])
+    np.testing.assert_array_equal(levels_of(scores, ROUTING, 1.0), [2, 2])
+
+
+def test_of_equal_levels_the_cheapest_wins():
+    flat = dataclasses.replace(ROUTING, bias=(0.0, 0.0))
+    np.testing.assert_array_equal(levels_of(np.ones((2, 3)), flat, 0.5), [0, 0])
+
+
+def test_other_numbers_of_scores_are_refused():
+    with pytest.raises(NmcompileError, match=r"shape \(4, 2\), expected N x 3"):
+        levels_of(np.zeros((4, 2)), ROUTING, 0.5)
+
+
+def test_efforts():
+    for given, expected in ((None, 0.5), ("min", 0), ("max", 1), (0, 0), ("0.3", 0.3), (1, 1)):
+        assert read_effort(given, ROUTING) == expected
+
+
+@pytest.mark.parametrize("effort", ["most", "", -0.1, 1.5, "nan", float("nan")])
+def test_impossible_efforts(effort):
+    with pytest.raises(NmcompileError, match="expected a number from 0 to 1, min or max"):
+        read_effort(effort, ROUTING)
