@@ -1,0 +1,136 @@
+// Params -> two 3x3 convolutions of 64 channels and a residual; what lies between them stays in shared memory.
+//
+// A tile of intermediate pixels is one wider all around than the outputs made from it, so that a block of
+// warps computes tile_rows x 16 intermediate pixels, and of as many outputs keeps (tile_rows - 2) x 14.
+#ifndef NMK_CUDA_BLOCK_CUH
+#define NMK_CUDA_BLOCK_CUH
+
+#include "conv.cuh"
+
+namespace nmk_cuda {
+
+constexpr int kBlockColumns = kTileColumns - 2;  // outputs of a fused tile's row
+constexpr int kBlockPositions = 9;
+
+template <class S>
+constexpr int kBlockRows = S::tile_rows - 2;
+
+// Shared memory: as a convolution's, and the intermediate tile.
+template <class S>
+constexpr size_t block_shared_bytes(int bytes_of_step) {
+    return conv_shared_bytes<S>(bytes_of_step) + static_cast<size_t>(S::input_bytes);
+}
+
+template <class S>
+NMK_DEVICE void request_block_input(uint32_t to, const Params& p, int index) {
+    if (index >= p.items) return;
+    const Item item = item_of(p, index, kBlockRows<S>, kBlockColumns);
+    const size_t image = static_cast<size_t>(item.image) * static_cast<size_t>(p.height) *
+                         static_cast<size_t>(p.width) * static_cast<size_t>(p.channels);
+    request_input<S>(to, Source{p.input + image, p.height, p.width, p.channels, 0}, item.top - 2, item.left - 2,
+                     S::input_rows, S::input_columns);
+}
+
+// Step 0 to 8 are the first convolution's, 9 to 17 the second's; both packings have steps of the same bytes.
+template <class S>
+NMK_DEVICE void request_block_weights(uint32_t to, const Params& p, const WeightCursor& cursor) {
+    if (cursor.item >= p.items) return;
+    const bool first = cursor.step < kBlockPositions;
+    request_weights<S>(to, first ? p.weights : p.second,
+                       static_cast<size_t>(first ? cursor.step : cursor.step - kBlockPositions));
+}
+
+// What the second convolution reads: zeros outside of the image, whose border it pads with them.
+template <class S>
+NMK_DEVICE void keep_intermediate(const Sums<S>& sums, uint32_t staging, uint32_t middle, const Params& p,
+                                  const Item& item) {
+    for_each_vector<S>(sums, staging, [&](int row, int column, int vector, Values values) {
+        const int y = item.top - 1 + row, x = item.left - 1 + column;
+        const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
+        add_bias(values, p.weights.bias + vector * kVector);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) values.v[i] = inside ? activated(values.v[i], p.weights) : 0.0F;
+        store_shared_words(middle + vector_at<S>(row, column, vector), halves_of(typename S::Type{}, values));
+    });
+}
+
+template <class S>
+NMK_DEVICE void store_block_tile(const Sums<S>& sums, uint32_t staging, const Params& p, const Item& item) {
+    for_each_vector<S>(sums, staging, [&](int row, int column, int vector, const Values& values) {
+        const int y = item.top + row, x = item.left + column;
+        if (row >= kBlockRows<S> || column >= kBlockColumns || y >= p.height || x >= p.width) return;
+        store_vector(typename S::Type{}, p, p.second, item.image, y, x, vector * kVector, values);
+    });
+}
+
+// Where a block of threads is in its shared memory.
+struct Places {
+    uint32_t inputs, middle, weights, staging;
+};
+
+template <class S>
+NMK_DEVICE Places places_of(const Params& p) {
+    Places places{};
+    places.inputs = shared_base();
+    places.middle = places.inputs + 2U * S::input_bytes;
+    places.weights = places.middle + static_cast<uint32_t>(S::input_bytes);
+    places.staging = places.weights + static_cast<uint32_t>(S::weight_stages * p.weights.bytes);
+    return places;
+}
+
+// The outputs that a tile does not keep read beyond the intermediate pixels: zeros there, once.
+template <class S>
+NMK_DEVICE void clear_middle(uint32_t middle) {
+    for (int i = thread_index() * kVectorBytes; i < S::input_bytes; i += S::threads * kVectorBytes) {
+        store_shared_words(middle + static_cast<uint32_t>(i), Words{});
+    }
+}
+
+template <class S>
+NMK_DEVICE void residual_block(const Params& p) {
+    if (p.level_chosen != nullptr && load_global_int(p.level_chosen) != p.level) return;
+    const Places at = places_of<S>(p);
+    WeightCursor next_weights{block_index(), 0};
+    clear_middle<S>(at.middle);
+    request_block_input<S>(at.inputs, p, block_index());
+    for (int stage = 0; stage < S::ahead; ++stage) {
+        request_block_weights<S>(at.weights + static_cast<uint32_t>(stage * p.weights.bytes), p, next_weights);
+        next_weights.advance(2 * kBlockPositions);
+        commit_copies();
+    }
+    int tile = 0, stage = 0, free_stage = S::ahead;
+    for (int index = block_index(); index < p.items; index += grid_size()) {
+        const Item item = item_of(p, index, kBlockRows<S>, kBlockColumns);
+        Sums<S> sums;
+        clear<S>(sums);
+        for (int step = 0; step < 2 * kBlockPositions; ++step) {
+            const bool second = step >= kBlockPositions;
+            if (step == kBlockPositions) {
+                keep_intermediate<S>(sums, at.staging, at.middle, p, item);
+                clear<S>(sums);
+            }
+            await_copies<S::ahead - 1>();
+            sync_block();
+            if (step == 0) {
+                request_block_input<S>(at.inputs + static_cast<uint32_t>((1 - tile) * S::input_bytes), p,
+                                       index + grid_size());
+            }
+            request_block_weights<S>(at.weights + static_cast<uint32_t>(free_stage * p.weights.bytes), p, next_weights);
+            next_weights.advance(2 * kBlockPositions);
+            commit_copies();
+            const int position = second ? step - kBlockPositions : step;
+            multiply<S>(sums, second ? at.middle : at.inputs + static_cast<uint32_t>(tile * S::input_bytes),
+                        at.weights + static_cast<uint32_t>(stage * p.weights.bytes), p.weights.gathers, position / 3,
+                        position % 3);
+            free_stage = stage;
+            stage = stage + 1 == S::weight_stages ? 0 : stage + 1;
+        }
+        tile = 1 - tile;
+        store_block_tile<S>(sums, at.staging, p, item);
+    }
+    await_copies<0>();
+}
+
+}  // namespace nmk_cuda
+
+#endif  // NMK_CUDA_BLOCK_CUH

@@ -1,0 +1,129 @@
+// Params -> one convolution; blocks stay and take tile after tile, the next one's data under way.
+#ifndef NMK_CUDA_CONV_CUH
+#define NMK_CUDA_CONV_CUH
+
+#include "epilogue.cuh"
+
+namespace nmk_cuda {
+
+// Where an item (a tile of an image, for a block of outputs) is; blocks of outputs come first, so that
+// those which read the same pixels run at the same time.
+struct Item {
+    int row_block, image, top, left;  // of the output
+};
+
+NMK_DEVICE Item item_of(const Params& p, int index, int tile_rows, int tile_columns) {
+    const int tile = index / p.row_blocks, in_image = tile / p.tiles_x;
+    return {index % p.row_blocks, in_image / p.tiles_y, in_image % p.tiles_y * tile_rows,
+            tile % p.tiles_x * tile_columns};
+}
+
+// The inputs of an item in turn, then those of the block's next item.
+struct InputCursor {
+    int item, chunk;
+
+    NMK_DEVICE void advance(const Params& p) {
+        if (++chunk < p.chunks) return;
+        chunk = 0;
+        item += grid_size();
+    }
+};
+
+template <class S>
+NMK_DEVICE void request_input(uint32_t to, const Params& p, const InputCursor& cursor) {
+    if (cursor.item >= p.items) return;
+    const Item item = item_of(p, cursor.item, S::tile_rows, kTileColumns);
+    const size_t image = static_cast<size_t>(item.image) * static_cast<size_t>(p.height) *
+                         static_cast<size_t>(p.width) * static_cast<size_t>(p.channels);
+    const Source source{p.input + image, p.height, p.width, p.channels, cursor.chunk};
+    request_input<S>(to, source, item.top * S::stride - p.pad_top, item.left * S::stride - p.pad_left,
+                     (S::tile_rows - 1) * S::stride + p.kernel_height,
+                     (kTileColumns - 1) * S::stride + p.kernel_width);
+}
+
+// The steps of an item in turn, then those of the block's next item.
+struct WeightCursor {
+    int item, step;
+
+    NMK_DEVICE void advance(int steps) {
+        if (++step < steps) return;
+        step = 0;
+        item += grid_size();
+    }
+};
+
+template <class S>
+NMK_DEVICE void request_weights(uint32_t to, const Params& p, const WeightCursor& cursor, int steps) {
+    if (cursor.item >= p.items) return;
+    const size_t first = static_cast<size_t>(cursor.item % p.row_blocks) * static_cast<size_t>(steps);
+    request_weights<S>(to, p.weights, first + static_cast<size_t>(cursor.step));
+}
+
+template <class S>
+NMK_DEVICE void store_tile(const Sums<S>& sums, uint32_t staging, const Params& p, const Item& item) {
+    for_each_vector<S>(sums, staging, [&](int row, int column, int vector, const Values& values) {
+        const int y = item.top + row, x = item.left + column;
+        if (y >= p.out_height || x >= p.out_width) return;
+        store_vector(typename S::Type{}, p, p.weights, item.image, y, x, item.row_block * S::outputs + vector * kVector,
+                     values);
+    });
+}
+
+// Shared memory: two input tiles, the stages of weights, what sums pass through on their way out.
+template <class S>
+constexpr size_t conv_shared_bytes(int bytes_of_step) {
+    return static_cast<size_t>(2 * S::input_bytes + S::weight_stages * bytes_of_step + S::staging_bytes);
+}
+
+template <class S>
+NMK_DEVICE void conv(const Params& p) {
+    if (p.level_chosen != nullptr && load_global_int(p.level_chosen) != p.level) return;
+    const int positions = p.kernel_height * p.kernel_width, steps = p.chunks * positions;
+    const uint32_t inputs = shared_base(), weights = inputs + 2U * S::input_bytes;
+    const uint32_t staging = weights + static_cast<uint32_t>(S::weight_stages * p.weights.bytes);
+    InputCursor next_input{block_index(), 0};
+    WeightCursor next_weights{block_index(), 0};
+    request_input<S>(inputs, p, next_input);
+    next_input.advance(p);
+    for (int stage = 0; stage < S::ahead; ++stage) {
+        request_weights<S>(weights + static_cast<uint32_t>(stage * p.weights.bytes), p, next_weights, steps);
+        next_weights.advance(steps);
+        commit_copies();
+    }
+    int tile = 0, stage = 0, free_stage = S::ahead;
+    for (int index = block_index(); index < p.items; index += grid_size()) {
+        Sums<S> sums;
+        clear<S>(sums);
+        for (int step = 0, position = 0; step < steps; ++step) {
+            // This step's weights are the oldest request; an input was requested `positions` steps ago.
+            if (positions >= S::ahead) {
+                await_copies<S::ahead - 1>();
+            } else {
+                await_copies<0>();
+            }
+            sync_block();  // everyone's copies have come, and everyone is done with what is overwritten now
+            const uint32_t input = inputs + static_cast<uint32_t>(tile * S::input_bytes);
+            if (position == 0) {
+                request_input<S>(inputs + static_cast<uint32_t>((1 - tile) * S::input_bytes), p, next_input);
+                next_input.advance(p);
+            }
+            request_weights<S>(weights + static_cast<uint32_t>(free_stage * p.weights.bytes), p, next_weights, steps);
+            next_weights.advance(steps);
+            commit_copies();
+            multiply<S>(sums, input, weights + static_cast<uint32_t>(stage * p.weights.bytes), p.weights.gathers,
+                        position / p.kernel_width, position % p.kernel_width);
+            free_stage = stage;
+            stage = stage + 1 == S::weight_stages ? 0 : stage + 1;
+            if (++position == positions) {
+                position = 0;
+                tile = 1 - tile;
+            }
+        }
+        store_tile<S>(sums, staging, p, item_of(p, index, S::tile_rows, kTileColumns));
+    }
+    await_copies<0>();
+}
+
+}  // namespace nmk_cuda
+
+#endif  // NMK_CUDA_CONV_CUH

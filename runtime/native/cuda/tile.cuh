@@ -1,0 +1,92 @@
+// Pieces of images and of packed weights -> shared memory, by asynchronous copies.
+//
+// An input tile is [row][column][64 channels]; the eight 16-byte vectors of a pixel are exchanged by its
+// column, so that the same vector of eight pixels side by side lies in eight different groups of banks.
+#ifndef NMK_CUDA_TILE_CUH
+#define NMK_CUDA_TILE_CUH
+
+#include "params.h"
+#include "primitives.cuh"
+
+namespace nmk_cuda {
+
+// The shape of a kernel: `warps` warps compute `rows` rows of 16 pixels each, for 16 * m_tiles outputs.
+template <class T, Kind kind_, int m_tiles_, int warps_, int rows_, int stride_>
+struct Shape {
+    using Type = T;
+    static constexpr Kind kind = kind_;
+    static constexpr int m_tiles = m_tiles_, warps = warps_, rows = rows_, stride = stride_;
+    static constexpr int threads = 32 * warps;
+    static constexpr int n_tiles = rows * kTileColumns / 8;
+    static constexpr int outputs = 16 * m_tiles;
+    static constexpr int tile_rows = warps * rows;
+    static constexpr int input_columns = (kTileColumns - 1) * stride + 3;
+    static constexpr int input_rows = (tile_rows - 1) * stride + 3;
+    static constexpr int input_bytes = input_rows * input_columns * kPixelBytes;
+    // A dense step takes twice as long as a sparse one, so that one step ahead is enough.
+    static constexpr int ahead = kind == Kind::kDense ? 1 : 2;
+    static constexpr int weight_stages = ahead + 1;
+    // Floats from one pixel's outputs to the next one's while they leave the registers: 4 lanes' pixels
+    // fall 8 banks apart.
+    static constexpr int staging_pitch = outputs + 4;
+    static constexpr int warp_staging_bytes = 8 * staging_pitch * 4;
+    static constexpr int staging_bytes = warps * warp_staging_bytes;
+};
+
+// Where a vector of a pixel lies in an input tile; only the column's place counts for the exchange.
+template <class S>
+NMK_DEVICE uint32_t vector_at(int row, int column, int vector) {
+    const int group = vector ^ ((column / S::stride) & 7);
+    return static_cast<uint32_t>(((row * S::input_columns + column) * 8 + group) * kVectorBytes);
+}
+
+// An image of halves, and one chunk of its channels.
+struct Source {
+    const uint16_t* image;
+    int height, width, channels, chunk;
+};
+
+// Channels that do not fill vectors of 8 are read one by one, by the thread itself.
+NMK_DEVICE Words gather_vector(const uint16_t* pixel, int first, int channels) {
+    Words v{};
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+        const uint32_t half = first + i < channels ? load_global_half(pixel + first + i) : 0U;
+        v.w[i / 2] |= half << (16 * (i % 2));
+    }
+    return v;
+}
+
+// Requests the tile whose first pixel is (top, left) of the image: zeros outside of it.
+template <class S>
+NMK_DEVICE void request_input(uint32_t to, const Source& source, int top, int left, int rows, int columns) {
+    const bool whole_vectors = source.channels % kVector == 0;
+    for (int i = thread_index(); i < rows * S::input_columns * 8; i += S::threads) {
+        const int vector = i % 8, column = i / 8 % S::input_columns, row = i / 8 / S::input_columns;
+        if (column >= columns) continue;
+        const int y = top + row, x = left + column, first = source.chunk * kChunk + vector * kVector;
+        const bool inside = y >= 0 && y < source.height && x >= 0 && x < source.width && first < source.channels;
+        const size_t pixel = inside ? (static_cast<size_t>(y) * static_cast<size_t>(source.width) +
+                                       static_cast<size_t>(x)) * static_cast<size_t>(source.channels)
+                                    : 0;
+        const uint32_t place = to + vector_at<S>(row, column, vector);
+        if (whole_vectors) {
+            copy_async(place, source.image + pixel + (inside ? first : 0), inside);
+        } else {
+            store_shared_words(place, inside ? gather_vector(source.image + pixel, first, source.channels) : Words{});
+        }
+    }
+}
+
+// Requests one step's weights.
+template <class S>
+NMK_DEVICE void request_weights(uint32_t to, const Weights& weights, size_t step) {
+    const unsigned char* from = weights.steps + step * static_cast<size_t>(weights.bytes);
+    for (int i = thread_index() * kVectorBytes; i < weights.bytes; i += S::threads * kVectorBytes) {
+        copy_async(to + static_cast<uint32_t>(i), from + i, true);
+    }
+}
+
+}  // namespace nmk_cuda
+
+#endif  // NMK_CUDA_TILE_CUH
