@@ -1,4 +1,4 @@
-"""Packed weights, read back as the PTX manual says a warp's registers lie -> the weights themselves?"""
+"""Packed weights, read as the PTX manual says a warp's registers lie -> the weights themselves?"""
 
 import struct
 
@@ -122,7 +122,7 @@ def test_levels_are_packed_one_after_the_other():
 
 @pytest.mark.parametrize("text", ["64x1:4", "64x2:8", "64x16:64"])
 def test_gathered_channels_meet_in_few_banks(text):
-    """Loads of four lanes are at once: channels meet only where more are alike than there are loads."""
+    """Four lanes load at once: channels meet only where more are alike than there are loads."""
     packed = pack(_weight(text, 64, 64, 3), None, THREE)
     step = 4 * 512 + 16
     places = np.frombuffer(packed, np.uint8)[-9 * step :].reshape(9, step)[:, -16:]
