@@ -53,6 +53,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     sizes = [wide, wide, wide, ctypes.c_int, pointer, pointer, *text]
     for name, result, arguments in (
         ("kernel_name", ctypes.c_char_p, [ctypes.c_int]),
+        ("kernel_shared_bytes", size, [ctypes.c_int]),
         ("conv_load", pointer, [ctypes.c_char_p, size, ctypes.c_char_p, *text]),
         ("conv_free", None, [pointer]),
         ("conv_levels", ctypes.c_int, [pointer]),
@@ -75,6 +76,12 @@ def kernel_names(library: ctypes.CDLL) -> list[str]:
     while (name := library.nmk_cuda_kernel_name(len(names))) is not None:
         names.append(name.decode())
     return names
+
+
+def kernel_shared_bytes(library: ctypes.CDLL) -> dict[str, int]:
+    """Bytes of shared memory that a block of each kernel takes, at 16 gathered channels a step."""
+    names = kernel_names(library)
+    return {name: library.nmk_cuda_kernel_shared_bytes(i) for i, name in enumerate(names)}
 
 
 class _Handle:

@@ -135,19 +135,29 @@ std::string run_levels(const std::vector<Launch>& launches, int level, const int
     return "";
 }
 
+const Kernel* kernel_at(int index) {
+    for (const bool brain : {false, true}) {
+        for (const Kind kind : {Kind::kDense, Kind::kSparse, Kind::kGathered}) {
+            const Kernels kernels = kernels_of(brain, kind);
+            if (index >= 0 && index < kernels.count) return kernels.first + index;
+            index -= kernels.count;
+        }
+    }
+    return nullptr;
+}
+
 }  // namespace
 
 int nmk_cuda_abi_version(void) { return NMK_CUDA_ABI_VERSION; }
 
 const char* nmk_cuda_kernel_name(int index) {
-    for (const bool brain : {false, true}) {
-        for (const Kind kind : {Kind::kDense, Kind::kSparse, Kind::kGathered}) {
-            const Kernels kernels = kernels_of(brain, kind);
-            if (index >= 0 && index < kernels.count) return kernels.first[index].name;
-            index -= kernels.count;
-        }
-    }
-    return nullptr;
+    const Kernel* kernel = kernel_at(index);
+    return kernel ? kernel->name : nullptr;
+}
+
+size_t nmk_cuda_kernel_shared_bytes(int index) {
+    const Kernel* kernel = kernel_at(index);
+    return kernel ? kernel->shared_bytes(step_bytes(kernel->kind, kernel->outputs / 16, 1)) : 0;
 }
 
 nmk_cuda_conv* nmk_cuda_conv_load(const void* bytes, size_t size, const char* name, char* text, size_t text_size) {

@@ -16,6 +16,7 @@ struct Device {
 std::string describe(Device& device) {
     int index = 0;
     std::string problem = cuda_problem(cudaGetDevice(&index), "cudaGetDevice");
+    if (!problem.empty()) return "found no GPU that can be used (" + problem + "); run it where there is an NVIDIA GPU";
     const auto read = [&](int& value, cudaDeviceAttr attribute) {
         if (problem.empty()) {
             problem = cuda_problem(cudaDeviceGetAttribute(&value, attribute, index), "cudaDeviceGetAttribute");
