@@ -84,7 +84,10 @@ def build(folder: Path, targets: Sequence[str], jobs: int | None = None) -> tupl
     folder.mkdir(parents=True, exist_ok=True)
     code = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets]
     flags = [*_FLAGS, *code, f"-I{NATIVE / 'include'}", f"-I{NATIVE / 'cuda'}"]
-    with tempfile.TemporaryDirectory(dir=folder) as name, ThreadPoolExecutor(jobs or cores()) as pool:
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as name,
+        ThreadPoolExecutor(jobs or cores()) as pool,
+    ):
         objects = [Path(name) / f"{source.name}.o" for source in sources]
         commands = [
             [compiler, *flags, "-c", str(source), "-o", str(made)]
@@ -114,9 +117,7 @@ def resources(said: str) -> Iterator[Resources]:
         )
         registers = re.search(r"Used (\d+) registers", piece)
         if registers:
-            yield Resources(
-                kernel_name(mangled), target, int(registers[1]), stack, stores + loads
-            )
+            yield Resources(kernel_name(mangled), target, int(registers[1]), stack, stores + loads)
 
 
 def kernel_name(mangled: str) -> str:

@@ -5,7 +5,7 @@ sum, and a result differs from the reference's rounding by nothing at all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ BLOCK_KERNELS = [
     for kind in ("dense", "sparse", "gathered")
     for shape in ("64x16", "64x8")
 ]
-PATTERNS = {"dense": "dense", "sparse": "2:4", "gathered": "64x1:4"}
+_PATTERNS = {"dense": "dense", "sparse": "2:4", "gathered": "64x1:4"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,69 @@ class Case:
     def patterns(self) -> Sequence[str]:
         """One a level."""
         return (self.pattern,) if isinstance(self.pattern, str) else self.pattern
+
+
+CASES = {
+    "1x1": Case("2:4", kernel=1, padding=(0,) * 4),
+    "1x1 gathered": Case("64x1:4", kernel=1, padding=(0,) * 4),
+    "one pixel": Case(height=1, width=1),
+    "one column": Case("1:4", height=33, width=1),
+    "batch": Case("1:8", batch=3, height=5, width=7),
+    "no padding": Case("2:8", padding=(0,) * 4),
+    "padding of one side": Case("2:4", padding=(2, 0, 0, 1)),
+    "two chunks": Case("2:4", inputs=128, height=17, width=9),
+    "two chunks, 1x1": Case("2:4", inputs=128, kernel=1, padding=(0,) * 4),
+    "two blocks of outputs": Case("64x1:4", outputs=128, height=9),
+    "128 to 128": Case("64x2:8", inputs=128, outputs=128, height=6),
+    "64x2:4 as sparse": Case("64x2:4", height=9),
+    "32 of 64": Case("64x32:64", height=9, width=9),
+    "channels that fill no chunk": Case("2:4", inputs=40, outputs=72, height=8),
+    "channels that fill no vector": Case(
+        inputs=3, outputs=20, height=8, activation=Activation.RELU
+    ),
+    "few outputs": Case(outputs=3, residual=Residual.BEFORE_ACTIVATION),
+    "few outputs, sparse": Case("1:4", outputs=16),
+    "few outputs, stride 2": Case("2:4", outputs=12, stride=2, height=9),
+    "stride 2, no padding": Case("2:4", stride=2, padding=(0,) * 4),
+    "stride 2, 1x1": Case(stride=2, kernel=1, padding=(0,) * 4, inputs=72),
+    "relu": Case(height=6, activation=Activation.RELU, bias=False),
+    "leaky relu": Case("2:4", height=6, activation=Activation.LEAKY_RELU, slope=0.25),
+    "residual, relu": Case(
+        height=6, residual=Residual.BEFORE_ACTIVATION, activation=Activation.RELU
+    ),
+    "relu, residual": Case(
+        height=6, residual=Residual.AFTER_ACTIVATION, activation=Activation.RELU
+    ),
+    "shuffle": Case("2:4", outputs=128, height=10, shuffle=2, residual=Residual.AFTER_ACTIVATION),
+    "shuffle to 3": Case(outputs=12, height=9, shuffle=2, residual=Residual.AFTER_ACTIVATION),
+    "shuffle by 3": Case("2:4", outputs=72, height=6, width=6, shuffle=3),
+}
+LEVELS = {
+    "sparse": ("1:8", "1:4", "2:4"),
+    "shared": ("64x1:8", "64x1:4", "64x2:4"),
+    "up to dense": ("64x1:4", "2:4", "dense"),
+}
+
+
+def kernel_case(kernel: str) -> Case:
+    """A case that a kernel of that name runs."""
+    half, kind, shape = kernel.split("_", 2)
+    return Case(
+        _PATTERNS[kind], half=Half.BF16 if half == "bf16" else Half.FP16,
+        outputs=16 if shape.startswith("16x") else 64, stride=int(shape[-1]),
+    )  # fmt: skip
+
+
+def kernel_blocks(kernel: str) -> tuple[Case, Case]:
+    """Two convolutions that a fused kernel of that name runs."""
+    _, half, kind, _ = kernel.split("_")
+    case = Case(
+        _PATTERNS[kind], half=Half.BF16 if half == "bf16" else Half.FP16, height=15, width=17
+    )
+    return (
+        replace(case, activation=Activation.RELU),
+        replace(case, residual=Residual.AFTER_ACTIVATION),
+    )
 
 
 def whole_numbers(random: np.random.Generator, *shape: int, most: int = 2) -> Array:

@@ -1,21 +1,15 @@
-"""A test -> the emulated device, built once."""
+"""A test -> the emulated GPU as it is by default."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.native.cuda.device import EmulatedDevice, build_emulated
-
-
-@pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
-    """The kernels' own sources, compiled for this processor."""
-    return EmulatedDevice(build_emulated(tmp_path_factory.mktemp("emulated")))
+from tests.native.cuda.device import EmulatedDevice
 
 
 @pytest.fixture
 def device(emulated: EmulatedDevice) -> Iterator[EmulatedDevice]:
-    """The emulated device as it is by default, its memory freed afterwards."""
+    """The emulated device, its memory freed afterwards."""
     emulated.configure()
     yield emulated
     emulated.clear()

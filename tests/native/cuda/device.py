@@ -67,10 +67,14 @@ class EmulatedDevice:
         major: int = 8,
         late: bool = False,
         seed: int = 0,
+        checked: bool = True,
     ) -> None:
-        """What GPU it is; `late`: asynchronous copies come when awaited, else at once."""
+        """What GPU it is; `late`: asynchronous copies come when awaited, else at once.
+
+        `checked`: memory that was not `put` there is refused.
+        """
         self.library.nmk_emulated_configure(
-            shared_of_block, shared_of_processor, processors, major, late, seed
+            shared_of_block, shared_of_processor, processors, major, late, seed, checked
         )
 
     @property
