@@ -40,27 +40,27 @@ NMK_DEVICE void request_block_weights(uint32_t to, const Params& p, const Weight
                        static_cast<size_t>(first ? cursor.step : cursor.step - kBlockPositions));
 }
 
-// What the second convolution reads: zeros outside of the image, whose border it pads with them.
+// What the second convolution reads: zeros outside of the image, whose border it pads with them. Only outputs
+// that the tile does not keep read beyond these pixels, and no output reads another's.
 template <class S>
 NMK_DEVICE void keep_intermediate(const Sums<S>& sums, uint32_t staging, uint32_t middle, const Params& p,
                                   const Item& item) {
-    for_each_vector<S>(sums, staging, [&](int row, int column, int vector, Values values) {
-        const int y = item.top - 1 + row, x = item.left - 1 + column;
-        const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
-        add_bias(values, p.weights.bias + vector * kVector);
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) values.v[i] = inside ? activated(values.v[i], p.weights) : 0.0F;
-        store_shared_words(middle + vector_at<S>(row, column, vector), halves_of(typename S::Type{}, values));
-    });
+    for_each_vector<S>(
+        sums, staging, [](int, int) { return Words{}; },
+        [&](int row, int column, Values values, const Words&) {
+            const int y = item.top - 1 + row, x = item.left - 1 + column;
+            const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width;
+            activate(values, p.weights);
+            store_shared_words(middle + vector_at<S>(row, column, own_vector<S>()),
+                               inside ? halves_of(typename S::Type{}, values) : Words{});
+        });
 }
 
 template <class S>
-NMK_DEVICE void store_block_tile(const Sums<S>& sums, uint32_t staging, const Params& p, const Item& item) {
-    for_each_vector<S>(sums, staging, [&](int row, int column, int vector, const Values& values) {
-        const int y = item.top + row, x = item.left + column;
-        if (row >= kBlockRows<S> || column >= kBlockColumns || y >= p.height || x >= p.width) return;
-        store_vector(typename S::Type{}, p, p.second, item.image, y, x, vector * kVector, values);
-    });
+NMK_DEVICE Part part_of(const Params& p, const Item& item) {
+    const int rows = p.height - item.top, columns = p.width - item.left;
+    return {item.image, item.top, item.left, rows < kBlockRows<S> ? rows : kBlockRows<S>,
+            columns < kBlockColumns ? columns : kBlockColumns};
 }
 
 // Where a block of threads is in its shared memory.
@@ -78,20 +78,11 @@ NMK_DEVICE Places places_of(const Params& p) {
     return places;
 }
 
-// The outputs that a tile does not keep read beyond the intermediate pixels: zeros there, once.
-template <class S>
-NMK_DEVICE void clear_middle(uint32_t middle) {
-    for (int i = thread_index() * kVectorBytes; i < S::input_bytes; i += S::threads * kVectorBytes) {
-        store_shared_words(middle + static_cast<uint32_t>(i), Words{});
-    }
-}
-
 template <class S>
 NMK_DEVICE void residual_block(const Params& p) {
     if (p.level_chosen != nullptr && load_global_int(p.level_chosen) != p.level) return;
     const Places at = places_of<S>(p);
     WeightCursor next_weights{block_index(), 0};
-    clear_middle<S>(at.middle);
     request_block_input<S>(at.inputs, p, block_index());
     for (int stage = 0; stage < S::ahead; ++stage) {
         request_block_weights<S>(at.weights + static_cast<uint32_t>(stage * p.weights.bytes), p, next_weights);
@@ -102,12 +93,12 @@ NMK_DEVICE void residual_block(const Params& p) {
     for (int index = block_index(); index < p.items; index += grid_size()) {
         const Item item = item_of(p, index, kBlockRows<S>, kBlockColumns);
         Sums<S> sums;
-        clear<S>(sums);
-        for (int step = 0; step < 2 * kBlockPositions; ++step) {
+        begin<S>(sums, p.weights.bias);
+        for (int step = 0, ky = 0, kx = 0; step < 2 * kBlockPositions; ++step) {
             const bool second = step >= kBlockPositions;
             if (step == kBlockPositions) {
                 keep_intermediate<S>(sums, at.staging, at.middle, p, item);
-                clear<S>(sums);
+                begin<S>(sums, p.second.bias);
             }
             await_copies<S::ahead - 1>();
             sync_block();
@@ -118,15 +109,15 @@ NMK_DEVICE void residual_block(const Params& p) {
             request_block_weights<S>(at.weights + static_cast<uint32_t>(free_stage * p.weights.bytes), p, next_weights);
             next_weights.advance(2 * kBlockPositions);
             commit_copies();
-            const int position = second ? step - kBlockPositions : step;
             multiply<S>(sums, second ? at.middle : at.inputs + static_cast<uint32_t>(tile * S::input_bytes),
-                        at.weights + static_cast<uint32_t>(stage * p.weights.bytes), p.weights.gathers, position / 3,
-                        position % 3);
+                        at.weights + static_cast<uint32_t>(stage * p.weights.bytes), p.weights.gathers, ky, kx);
             free_stage = stage;
             stage = stage + 1 == S::weight_stages ? 0 : stage + 1;
+            kx = kx == 2 ? 0 : kx + 1;
+            if (kx == 0) ky = ky == 2 ? 0 : ky + 1;
         }
         tile = 1 - tile;
-        store_block_tile<S>(sums, at.staging, p, item);
+        store_part<S>(sums, at.staging, p, p.second, part_of<S>(p, item), 0);
     }
     await_copies<0>();
 }

@@ -59,16 +59,6 @@ NMK_DEVICE void request_weights(uint32_t to, const Params& p, const WeightCursor
     request_weights<S>(to, p.weights, first + static_cast<size_t>(cursor.step));
 }
 
-template <class S>
-NMK_DEVICE void store_tile(const Sums<S>& sums, uint32_t staging, const Params& p, const Item& item) {
-    for_each_vector<S>(sums, staging, [&](int row, int column, int vector, const Values& values) {
-        const int y = item.top + row, x = item.left + column;
-        if (y >= p.out_height || x >= p.out_width) return;
-        store_vector(typename S::Type{}, p, p.weights, item.image, y, x, item.row_block * S::outputs + vector * kVector,
-                     values);
-    });
-}
-
 // Shared memory: two input tiles, the stages of weights, what sums pass through on their way out.
 template <class S>
 constexpr size_t conv_shared_bytes(int bytes_of_step) {
@@ -92,9 +82,10 @@ NMK_DEVICE void conv(const Params& p) {
     }
     int tile = 0, stage = 0, free_stage = S::ahead;
     for (int index = block_index(); index < p.items; index += grid_size()) {
+        const Item item = item_of(p, index, S::tile_rows, kTileColumns);
         Sums<S> sums;
-        clear<S>(sums);
-        for (int step = 0, position = 0; step < steps; ++step) {
+        begin<S>(sums, p.weights.bias + item.row_block * S::outputs);
+        for (int step = 0, ky = 0, kx = 0; step < steps; ++step) {
             // This step's weights are the oldest request; an input was requested `positions` steps ago.
             if (positions >= S::ahead) {
                 await_copies<S::ahead - 1>();
@@ -103,7 +94,7 @@ NMK_DEVICE void conv(const Params& p) {
             }
             sync_block();  // everyone's copies have come, and everyone is done with what is overwritten now
             const uint32_t input = inputs + static_cast<uint32_t>(tile * S::input_bytes);
-            if (position == 0) {
+            if (ky == 0 && kx == 0) {
                 request_input<S>(inputs + static_cast<uint32_t>((1 - tile) * S::input_bytes), p, next_input);
                 next_input.advance(p);
             }
@@ -111,15 +102,18 @@ NMK_DEVICE void conv(const Params& p) {
             next_weights.advance(steps);
             commit_copies();
             multiply<S>(sums, input, weights + static_cast<uint32_t>(stage * p.weights.bytes), p.weights.gathers,
-                        position / p.kernel_width, position % p.kernel_width);
+                        ky, kx);
             free_stage = stage;
             stage = stage + 1 == S::weight_stages ? 0 : stage + 1;
-            if (++position == positions) {
-                position = 0;
-                tile = 1 - tile;
-            }
+            if (++kx < p.kernel_width) continue;
+            kx = 0;
+            if (++ky < p.kernel_height) continue;
+            ky = 0;
+            tile = 1 - tile;
         }
-        store_tile<S>(sums, staging, p, item_of(p, index, S::tile_rows, kTileColumns));
+        store_part<S>(sums, staging, p, p.weights,
+                      {item.image, item.top, item.left, p.out_height - item.top, p.out_width - item.left},
+                      item.row_block * S::outputs);
     }
     await_copies<0>();
 }

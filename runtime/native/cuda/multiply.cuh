@@ -144,10 +144,19 @@ NMK_DEVICE void multiply(Sums<S>& sums, uint32_t input, uint32_t weights, int ga
     }
 }
 
+// Sums begin as the bias of their outputs; `bias` is that of the block's first.
 template <class S>
-NMK_DEVICE void clear(Sums<S>& sums) {
+NMK_DEVICE void begin(Sums<S>& sums, const float* bias) {
+    const int row = thread_index() % 32 / 4;
 #pragma unroll
-    for (int i = 0; i < S::m_tiles * S::n_tiles * 4; ++i) sums[i / 4 / S::n_tiles][i / 4 % S::n_tiles][i % 4] = 0.0F;
+    for (int m = 0; m < S::m_tiles; ++m) {
+        const float low = load_global_float(bias + m * 16 + row), high = load_global_float(bias + m * 16 + row + 8);
+#pragma unroll
+        for (int n = 0; n < S::n_tiles; ++n) {
+            sums[m][n][0] = sums[m][n][1] = low;
+            sums[m][n][2] = sums[m][n][3] = high;
+        }
+    }
 }
 
 }  // namespace nmk_cuda

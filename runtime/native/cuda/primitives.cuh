@@ -156,6 +156,13 @@ NMK_DEVICE float float_of(Half, uint32_t bits) {
 NMK_DEVICE float float_of(Brain, uint32_t bits) { return __uint_as_float(bits << 16); }
 NMK_DEVICE float float_bits(uint32_t bits) { return __uint_as_float(bits); }
 
+// The larger; NaN if either is.
+NMK_DEVICE float larger(float a, float b) {
+    float v;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(v) : "f"(a), "f"(b));
+    return v;
+}
+
 }  // namespace nmk_cuda
 
 #endif  // NMK_EMULATED

@@ -50,6 +50,7 @@ uint32_t pair_of(Brain type, float low, float high);
 float float_of(Half type, uint32_t bits);
 float float_of(Brain type, uint32_t bits);
 float float_bits(uint32_t bits);
+float larger(float a, float b);
 
 }  // namespace nmk_cuda
 

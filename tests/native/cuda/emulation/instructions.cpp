@@ -207,5 +207,6 @@ uint32_t pair_of(Brain, float low, float high) {
 float float_of(Half, uint32_t bits) { return half_to_float(bits & 0xFFFF); }
 float float_of(Brain, uint32_t bits) { return brain_to_float(bits); }
 float float_bits(uint32_t bits) { return read<float>(&bits); }
+float larger(float a, float b) { return a != a || a > b ? a : b; }
 
 }  // namespace nmk_cuda
