@@ -33,11 +33,14 @@ NMK_DEVICE void request_block_input(uint32_t to, const Params& p, int index) {
 
 // Step 0 to 8 are the first convolution's, 9 to 17 the second's; both packings have steps of the same bytes.
 template <class S>
-NMK_DEVICE void request_block_weights(uint32_t to, const Params& p, const WeightCursor& cursor) {
+NMK_DEVICE void request_block_weights(uint32_t to, const Params& p, WeightCursor& cursor) {
     if (cursor.item >= p.items) return;
-    const bool first = cursor.step < kBlockPositions;
-    request_weights<S>(to, first ? p.weights : p.second,
-                       static_cast<size_t>(first ? cursor.step : cursor.step - kBlockPositions));
+    const int bytes = bytes_of_step<S>(p.weights);
+    request_weights<S>(to, cursor.from, bytes);
+    cursor.from += bytes;
+    ++cursor.step;
+    if (cursor.step == kBlockPositions) cursor.from = p.second.steps;
+    if (cursor.step == 2 * kBlockPositions) cursor = {cursor.item + grid_size(), 0, p.weights.steps};
 }
 
 // What the second convolution reads: zeros outside of the image, whose border it pads with them. Only outputs
@@ -65,7 +68,7 @@ NMK_DEVICE Part part_of(const Params& p, const Item& item) {
 
 // Where a block of threads is in its shared memory.
 struct Places {
-    uint32_t inputs, middle, weights, staging;
+    uint32_t inputs, middle, weights, stage_bytes, staging;
 };
 
 template <class S>
@@ -74,7 +77,8 @@ NMK_DEVICE Places places_of(const Params& p) {
     places.inputs = shared_base();
     places.middle = places.inputs + 2U * S::input_bytes;
     places.weights = places.middle + static_cast<uint32_t>(S::input_bytes);
-    places.staging = places.weights + static_cast<uint32_t>(S::weight_stages * p.weights.bytes);
+    places.stage_bytes = static_cast<uint32_t>(bytes_of_step<S>(p.weights));
+    places.staging = places.weights + S::weight_stages * places.stage_bytes;
     return places;
 }
 
@@ -82,14 +86,14 @@ template <class S>
 NMK_DEVICE void residual_block(const Params& p) {
     if (p.level_chosen != nullptr && load_global_int(p.level_chosen) != p.level) return;
     const Places at = places_of<S>(p);
-    WeightCursor next_weights{block_index(), 0};
+    WeightCursor next_weights{block_index(), 0, p.weights.steps};
     request_block_input<S>(at.inputs, p, block_index());
-    for (int stage = 0; stage < S::ahead; ++stage) {
-        request_block_weights<S>(at.weights + static_cast<uint32_t>(stage * p.weights.bytes), p, next_weights);
-        next_weights.advance(2 * kBlockPositions);
+    uint32_t tile = 0, stage = 0, free_stage = S::ahead;
+    for (; stage < S::ahead; ++stage) {
+        request_block_weights<S>(at.weights + stage * at.stage_bytes, p, next_weights);
         commit_copies();
     }
-    int tile = 0, stage = 0, free_stage = S::ahead;
+    stage = 0;
     for (int index = block_index(); index < p.items; index += grid_size()) {
         const Item item = item_of(p, index, kBlockRows<S>, kBlockColumns);
         Sums<S> sums;
@@ -103,14 +107,12 @@ NMK_DEVICE void residual_block(const Params& p) {
             await_copies<S::ahead - 1>();
             sync_block();
             if (step == 0) {
-                request_block_input<S>(at.inputs + static_cast<uint32_t>((1 - tile) * S::input_bytes), p,
-                                       index + grid_size());
+                request_block_input<S>(at.inputs + (1 - tile) * S::input_bytes, p, index + grid_size());
             }
-            request_block_weights<S>(at.weights + static_cast<uint32_t>(free_stage * p.weights.bytes), p, next_weights);
-            next_weights.advance(2 * kBlockPositions);
+            request_block_weights<S>(at.weights + free_stage * at.stage_bytes, p, next_weights);
             commit_copies();
-            multiply<S>(sums, second ? at.middle : at.inputs + static_cast<uint32_t>(tile * S::input_bytes),
-                        at.weights + static_cast<uint32_t>(stage * p.weights.bytes), p.weights.gathers, ky, kx);
+            multiply<S>(sums, second ? at.middle : at.inputs + tile * S::input_bytes,
+                        at.weights + stage * at.stage_bytes, p.weights.gathers, ky, kx);
             free_stage = stage;
             stage = stage + 1 == S::weight_stages ? 0 : stage + 1;
             kx = kx == 2 ? 0 : kx + 1;

@@ -44,19 +44,24 @@ NMK_DEVICE void request_input(uint32_t to, const Params& p, const InputCursor& c
 // The steps of an item in turn, then those of the block's next item.
 struct WeightCursor {
     int item, step;
-
-    NMK_DEVICE void advance(int steps) {
-        if (++step < steps) return;
-        step = 0;
-        item += grid_size();
-    }
+    const unsigned char* from;
 };
 
 template <class S>
-NMK_DEVICE void request_weights(uint32_t to, const Params& p, const WeightCursor& cursor, int steps) {
+NMK_DEVICE WeightCursor first_weights(const Params& p, int item) {
+    const size_t bytes = static_cast<size_t>(p.chunks * p.kernel_height * p.kernel_width) *
+                         static_cast<size_t>(bytes_of_step<S>(p.weights));
+    return {item, 0, p.weights.steps + static_cast<size_t>(item % p.row_blocks) * bytes};
+}
+
+// Requests the cursor's step, if there is one, and moves it on.
+template <class S>
+NMK_DEVICE void request_weights(uint32_t to, const Params& p, WeightCursor& cursor, int steps) {
     if (cursor.item >= p.items) return;
-    const size_t first = static_cast<size_t>(cursor.item % p.row_blocks) * static_cast<size_t>(steps);
-    request_weights<S>(to, p.weights, first + static_cast<size_t>(cursor.step));
+    const int bytes = bytes_of_step<S>(p.weights);
+    request_weights<S>(to, cursor.from, bytes);
+    cursor.from += bytes;
+    if (++cursor.step == steps) cursor = first_weights<S>(p, cursor.item + grid_size());
 }
 
 // Shared memory: two input tiles, the stages of weights, what sums pass through on their way out.
@@ -70,17 +75,18 @@ NMK_DEVICE void conv(const Params& p) {
     if (p.level_chosen != nullptr && load_global_int(p.level_chosen) != p.level) return;
     const int positions = p.kernel_height * p.kernel_width, steps = p.chunks * positions;
     const uint32_t inputs = shared_base(), weights = inputs + 2U * S::input_bytes;
-    const uint32_t staging = weights + static_cast<uint32_t>(S::weight_stages * p.weights.bytes);
+    const uint32_t stage_bytes = static_cast<uint32_t>(bytes_of_step<S>(p.weights));
+    const uint32_t staging = weights + S::weight_stages * stage_bytes;
     InputCursor next_input{block_index(), 0};
-    WeightCursor next_weights{block_index(), 0};
+    WeightCursor next_weights = first_weights<S>(p, block_index());
     request_input<S>(inputs, p, next_input);
     next_input.advance(p);
-    for (int stage = 0; stage < S::ahead; ++stage) {
-        request_weights<S>(weights + static_cast<uint32_t>(stage * p.weights.bytes), p, next_weights, steps);
-        next_weights.advance(steps);
+    uint32_t tile = 0, stage = 0, free_stage = S::ahead;
+    for (; stage < S::ahead; ++stage) {
+        request_weights<S>(weights + stage * stage_bytes, p, next_weights, steps);
         commit_copies();
     }
-    int tile = 0, stage = 0, free_stage = S::ahead;
+    stage = 0;
     for (int index = block_index(); index < p.items; index += grid_size()) {
         const Item item = item_of(p, index, S::tile_rows, kTileColumns);
         Sums<S> sums;
@@ -93,16 +99,14 @@ NMK_DEVICE void conv(const Params& p) {
                 await_copies<0>();
             }
             sync_block();  // everyone's copies have come, and everyone is done with what is overwritten now
-            const uint32_t input = inputs + static_cast<uint32_t>(tile * S::input_bytes);
+            const uint32_t input = inputs + tile * S::input_bytes;
             if (ky == 0 && kx == 0) {
-                request_input<S>(inputs + static_cast<uint32_t>((1 - tile) * S::input_bytes), p, next_input);
+                request_input<S>(inputs + (1 - tile) * S::input_bytes, p, next_input);
                 next_input.advance(p);
             }
-            request_weights<S>(weights + static_cast<uint32_t>(free_stage * p.weights.bytes), p, next_weights, steps);
-            next_weights.advance(steps);
+            request_weights<S>(weights + free_stage * stage_bytes, p, next_weights, steps);
             commit_copies();
-            multiply<S>(sums, input, weights + static_cast<uint32_t>(stage * p.weights.bytes), p.weights.gathers,
-                        ky, kx);
+            multiply<S>(sums, input, weights + stage * stage_bytes, p.weights.gathers, ky, kx);
             free_stage = stage;
             stage = stage + 1 == S::weight_stages ? 0 : stage + 1;
             if (++kx < p.kernel_width) continue;

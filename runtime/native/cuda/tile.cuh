@@ -23,6 +23,7 @@ struct Shape {
     static constexpr int input_columns = (kTileColumns - 1) * stride + 3;
     static constexpr int input_rows = (tile_rows - 1) * stride + 3;
     static constexpr int input_bytes = input_rows * input_columns * kPixelBytes;
+    static constexpr int fixed_step_bytes = step_bytes(kind, m_tiles, 0);  // but for gathered ones
     // A dense step takes twice as long as a sparse one, so that one step ahead is enough.
     static constexpr int ahead = kind == Kind::kDense ? 1 : 2;
     static constexpr int weight_stages = ahead + 1;
@@ -89,12 +90,20 @@ NMK_DEVICE void request_input(uint32_t to, const Source& source, int top, int le
     }
 }
 
+// Bytes of a step's weights: known when the kernel is compiled, but for gathered ones.
+template <class S>
+NMK_DEVICE int bytes_of_step(const Weights& weights) {
+    if constexpr (S::kind == Kind::kGathered) return weights.bytes;
+    return S::fixed_step_bytes;
+}
+
 // Requests one step's weights.
 template <class S>
-NMK_DEVICE void request_weights(uint32_t to, const Weights& weights, size_t step) {
-    const unsigned char* from = weights.steps + step * static_cast<size_t>(weights.bytes);
-    for (int i = thread_index() * kVectorBytes; i < weights.bytes; i += S::threads * kVectorBytes) {
-        copy_async(to + static_cast<uint32_t>(i), from + i, true);
+NMK_DEVICE void request_weights(uint32_t to, const unsigned char* from, int bytes) {
+#pragma unroll
+    for (int first = 0; first < bytes; first += S::threads * kVectorBytes) {
+        const int i = first + thread_index() * kVectorBytes;
+        if (i < bytes) copy_async(to + static_cast<uint32_t>(i), from + i, true);
     }
 }
 
