@@ -1,8 +1,13 @@
 """The GPU benchmark without a GPU: its verdicts, and all of it on the emulated device, tiny."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,3 +152,32 @@ def test_time_limit_stops_what_takes_longer():
         time.sleep(20)
     with pytest.raises(TimeoutError), gpu.limited(0):
         pytest.fail("there was no time for this")
+
+
+def test_peer_that_does_not_compile_in_time_is_left_out(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda _: time.sleep(20))
+    timer = gpu.Timer(None, CARD, seconds=0.05)
+    monkeypatch.setattr(gpu, "has_triton", lambda: True)
+    assert timer.compiled("64->64", abs, None) is None
+    monkeypatch.setattr(gpu, "has_triton", lambda: False)
+    assert timer.compiled("block 64", abs, None) is None
+    assert timer.left_out == [
+        "64->64 by torch.compile: TimeoutError within 0 s",
+        "block 64 by torch.compile: found no Triton",
+    ]
+
+
+def test_tree_alone_is_enough():
+    """Without an installed nmcompile: as on a GPU machine that has only this tree."""
+    code = (
+        "from benchmarks import gpu; gpu.see_the_tree()\n"
+        "import benchmarks.gpu_layers, nmcompile.runtime.native.cuda_conv as c\n"
+        "print(c.__file__)"
+    )
+    packages = str(Path(np.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=gpu.ROOT, capture_output=True, text=True,
+        env={"PYTHONPATH": packages, "PATH": os.environ["PATH"]}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == gpu.ROOT / "runtime" / "native" / "cuda_conv.py"
