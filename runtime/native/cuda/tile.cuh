@@ -24,8 +24,11 @@ struct Shape {
     static constexpr int input_rows = (tile_rows - 1) * stride + 3;
     static constexpr int input_bytes = input_rows * input_columns * kPixelBytes;
     static constexpr int fixed_step_bytes = step_bytes(kind, m_tiles, 0);  // but for gathered ones
-    // A dense step takes twice as long as a sparse one, so that one step ahead is enough.
-    static constexpr int ahead = kind == Kind::kDense ? 1 : 2;
+    // How many steps ahead weights are requested. Copies come in order, so that the next input, which the first
+    // step requests, has as many steps to come: the more the shorter they are, as far as shared memory goes.
+    static constexpr int ahead = stride > 1     ? (kind == Kind::kDense ? 1 : 2)
+                                 : m_tiles == 1 ? 4
+                                                : (kind == Kind::kDense ? 1 : kind == Kind::kSparse ? 3 : 4);
     static constexpr int weight_stages = ahead + 1;
     // Floats from one pixel's outputs to the next one's while they leave the registers: 4 lanes' pixels
     // fall 8 banks apart.
