@@ -5,6 +5,7 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace nmk_cuda {
 namespace {
@@ -33,12 +34,15 @@ std::string describe(Device& device) {
     return problem;
 }
 
-std::string prepare(const Kernel& kernel, size_t shared_bytes, int& at_once) {
-    const std::string problem = cuda_problem(
-        cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "cudaFuncSetAttribute");
-    if (!problem.empty()) return problem;
+// Allows a kernel all of the shared memory, as layers of one kernel need different amounts and the last call would
+// hold for all of them; says how many blocks of this layer run at once.
+std::string prepare(const Kernel& kernel, size_t shared_bytes, const Device& device, int& at_once) {
+    for (const auto& [attribute, value] : {std::pair(cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes),
+                                           std::pair(cudaFuncAttributePreferredSharedMemoryCarveout, 100)}) {
+        const std::string problem =
+            cuda_problem(cudaFuncSetAttribute(kernel.function, attribute, value), "cudaFuncSetAttribute");
+        if (!problem.empty()) return problem;
+    }
     return cuda_problem(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel.function, kernel.threads,
                                                                       shared_bytes),
                         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
@@ -79,7 +83,7 @@ std::string choose(const Layer& layer, const Level& level, bool block, Launch& l
         least_bytes = std::min(least_bytes, bytes);
         if (bytes > static_cast<size_t>(device.shared_bytes)) continue;
         int at_once = 0;
-        problem = prepare(kernel, bytes, at_once);
+        problem = prepare(kernel, bytes, device, at_once);
         if (!problem.empty()) return problem;
         if (std::min(at_once, block ? 1 : 2) <= most) continue;
         most = std::min(at_once, 2);

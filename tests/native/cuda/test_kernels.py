@@ -4,10 +4,12 @@ Asynchronous copies come as early as they may, then as late; warps run in an ord
 every access is checked, and what nobody wrote reads as NaN.
 """
 
+import numpy as np
 import pytest
 
 from nmcompile.runtime.native.blob import Activation, Residual
-from nmcompile.runtime.native.cuda_conv import kernel_names
+from nmcompile.runtime.native.cuda_conv import CudaConv, kernel_names
+from nmcompile.runtime.native.cuda_pack import pack
 from tests.native.cuda.cases import (
     BLOCK_KERNELS,
     CASES,
@@ -18,6 +20,7 @@ from tests.native.cuda.cases import (
     check_block,
     kernel_blocks,
     kernel_case,
+    weights,
 )
 
 
@@ -44,6 +47,19 @@ def test_case_is_the_convolution(device, case):
 @pytest.mark.parametrize("on_device", [False, True])
 def test_level_is_the_convolution_of_what_it_keeps(device, patterns, on_device):
     check(device, Case(patterns, height=7, width=18), on_device)
+
+
+def test_layers_of_one_kernel_may_need_different_shared_memory(device):
+    larger, smaller = (
+        CudaConv(
+            device.library, pack(weights(case, np.random.default_rng(0))[0], None, case.shape), ""
+        )
+        for case in (Case("64x32:64"), Case("64x16:64"))
+    )
+    assert larger.kernel() == smaller.kernel()
+    x, y = (device.put(np.zeros((9, 9, 64), np.uint16)) for _ in range(2))
+    larger.run(x, y, (1, 9, 9))
+    assert not device.get(y, (9, 9, 64)).any()
 
 
 @pytest.mark.parametrize("late", [False, True])

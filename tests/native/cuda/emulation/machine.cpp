@@ -49,6 +49,7 @@ using Entry = void (*)(nmk_cuda::Params);
 struct Machine {
     Settings settings;
     std::map<uintptr_t, size_t> allocations;
+    std::map<const void*, size_t> allowed;  // shared memory of each kernel
     std::vector<unsigned char> shared;
     std::vector<std::unique_ptr<Fiber>> fibers;
     jmp_buf scheduler;
@@ -214,7 +215,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     return cudaSuccess;
 }
 
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+    if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
+        if (value > machine.settings.shared_of_block) return cudaErrorInvalidValue;
+        machine.allowed[function] = static_cast<size_t>(value);
+    }
+    return cudaSuccess;
+}
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, size_t shared_bytes) {
     *blocks = machine.settings.shared_of_processor / static_cast<int>(shared_bytes + 1024);
@@ -242,6 +249,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) 
 
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
                              cudaStream_t) {
+    if (shared_bytes > machine.allowed[function]) return cudaErrorInvalidValue;
     std::mt19937 random(machine.settings.seed);
     machine.entry = reinterpret_cast<emulated::Entry>(const_cast<void*>(function));
     machine.params = static_cast<const nmk_cuda::Params*>(arguments[0]);
@@ -256,7 +264,9 @@ cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**
 }
 
 const char* cudaGetErrorString(cudaError_t status) {
-    return status == cudaErrorIllegalAddress ? machine.problem : "out of memory";
+    return status == cudaErrorIllegalAddress ? machine.problem
+           : status == cudaErrorInvalidValue ? "invalid argument"
+                                             : "out of memory";
 }
 
 extern "C" {
