@@ -181,3 +181,17 @@ def test_tree_alone_is_enough():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()) == gpu.ROOT / "runtime" / "native" / "cuda_conv.py"
+
+
+def test_kernel_that_does_not_fit_is_left_out(on_cpu, emulated, monkeypatch):
+    """A GPU of compute capability 8.9: 99 KB of shared memory a block."""
+    emulated.configure(checked=False, shared_of_block=101376, shared_of_processor=102400)
+    names = ["f16_sparse_64x16_s1", "f16_sparse_64x8_s1"]
+    monkeypatch.setattr("nmcompile.runtime.native.cuda_conv.kernel_names", lambda _: names)
+    monkeypatch.setattr(gpu, "_check_networks", lambda _: [])
+    assert [item["kernel"] for item in gpu.check(emulated.library)] == names[1:]
+    timer = gpu.Timer(emulated.library, CARD, seconds=1)
+    gpu.time_convs(timer, 64)
+    assert [item["kernel"] for item in timer.rows] == [
+        "f16_dense_64x8_s1", "f16_sparse_64x8_s1", "f16_gathered_64x8_s1",
+    ]  # fmt: skip
