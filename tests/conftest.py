@@ -1,4 +1,4 @@
-"""Test session -> the data folder (or a skip), and times that no other process can change."""
+"""Test session -> the data folder (or a skip), an emulated GPU, times that nothing can change."""
 
 import math
 import os
@@ -12,6 +12,7 @@ from nmcompile.backends import cpu
 from nmcompile.backends.cpu import CpuTarget
 from nmcompile.context import ConvSpec
 from nmcompile.pattern import DENSE, Pattern
+from tests.native.cuda.device import EmulatedDevice, build_emulated
 
 _BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -23,6 +24,12 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"data folder {folder} is absent; set NMCOMPILE_DATA to where it is")
     return folder
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
+    """The CUDA kernels' own sources, compiled for this processor."""
+    return EmulatedDevice(build_emulated(tmp_path_factory.mktemp("emulated")))
 
 
 @pytest.fixture(autouse=True)
