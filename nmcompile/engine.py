@@ -56,7 +56,6 @@ class Routing:
         bias: at efforts evenly spaced over 0..1, what a score loses for each unit of its cost.
         effort: what a run takes unless told otherwise, 0..1: 0 is the lowest level everywhere, 1
             the last, and between them the share of that span that calibration images cost.
-        head: how far the head was trained: the text of the task, such as `denoise:25`.
     """
 
     by: str
@@ -66,7 +65,6 @@ class Routing:
     head_cost: float
     bias: tuple[float, ...]
     effort: float
-    head: str
 
 
 @dataclass(frozen=True)

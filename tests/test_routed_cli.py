@@ -136,6 +136,13 @@ def test_eval_prints_a_table_of_levels(engine, images, capfd, monkeypatch):
     assert all(name in shown for name in ("routed", "level 0", "level 2", "pixels by level"))
 
 
+def test_a_head_is_not_asked_about_another_task(images, tmp_path, capfd):
+    engine = routed.native(tmp_path / "denoiser", scale=1, task="denoise:25")
+    line = failing(capfd, "eval", engine, "--data", images, "--task", "denoise:50")
+    assert "trained for denoise:25" in line
+    assert "denoise:50" in line
+
+
 def test_eval_of_one_level_has_no_effort(images, tmp_path, capfd):
     plain = engines.identity(tmp_path / "plain")
     line = failing(capfd, "eval", plain, "--data", images, "--effort", "1", "--task", "denoise:25")

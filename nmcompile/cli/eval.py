@@ -50,7 +50,7 @@ def execute(args: argparse.Namespace) -> int:
             "deblurring has no standard degradation to make from clean images; give "
             "--pairs BLURRED_DIR SHARP_DIR"
         )
-    adaptive = _adaptive(args, network)
+    adaptive = _adaptive(args, network, task)
     samples = source.samples(task, interface.channels, interface.scale)
     found, outcomes = {}, []
     with Reporter().stage("evaluating", len(source.clean)) as step:
@@ -65,15 +65,24 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _adaptive(args: argparse.Namespace, network: Engine | Program) -> Engine | None:
-    """The network if it is an input-adaptive engine; NmcompileError if only an option says so."""
+def _adaptive(args: argparse.Namespace, network: Engine | Program, task: Task) -> Engine | None:
+    """The network if it is an input-adaptive engine.
+
+    Raises:
+        NmcompileError: only an option says so; its head has learned what another task deserves.
+    """
     from nmcompile.runtime import Engine
 
-    if isinstance(network, Engine):
-        options.check_routing(args, network.manifest, args.model)
-        return network if network.manifest.routing else None
-    options.check_routing(args, None, args.model)
-    return None
+    engine = network if isinstance(network, Engine) else None
+    options.check_routing(args, engine.manifest if engine else None, args.model)
+    if engine is None or engine.manifest.routing is None:
+        return None
+    if str(task) != engine.manifest.task:
+        raise NmcompileError(
+            f"{args.model}: its head was trained for {engine.manifest.task} and cannot tell how "
+            f"difficult {task} is; compile an engine for {task}"
+        )
+    return engine
 
 
 def _network(args: argparse.Namespace) -> tuple[Engine | Program, Task]:

@@ -159,7 +159,6 @@ def make_adaptive(
         head_cost=headed.cost,
         bias=headed.bias,
         effort=headed.effort if spec.effort is None else spec.effort,
-        head=str(ctx.task),
     )
     return Adaptive(nested, headed, routing)
 

@@ -16,7 +16,7 @@ from nmcompile.training.recipe import Recipe
 from tests.networks import Around, conv, weights
 from tests.routing.nests import nest
 
-ROUTING = Routing("tile", 64, 8, (0.2, 0.5, 1.0), 0.001, (9.0, 2.0, 1.0, -0.5), 0.4, "sr:2")
+ROUTING = Routing("tile", 64, 8, (0.2, 0.5, 1.0), 0.001, (9.0, 2.0, 1.0, -0.5), 0.4)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
 from nmcompile.runtime.routing import levels_of, read_effort
 
-ROUTING = Routing("tile", 64, 8, (0.25, 0.5, 1.0), 0.005, (8.0, 2.0, -4.0), 0.5, "denoise:25")
+ROUTING = Routing("tile", 64, 8, (0.25, 0.5, 1.0), 0.005, (8.0, 2.0, -4.0), 0.5)
 
 
 def test_levels_are_the_best_score_less_what_its_cost_weighs():
