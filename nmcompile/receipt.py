@@ -78,6 +78,8 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
     """Verifies the engine, measures it against the dense original, and writes it all down."""
     plan = done.sparse.the_plan
     verified = _verified(done, ctx)
+    routing = done.adaptive and routing_facts(done.engine, done.adaptive, ctx)
+    spent = round(routing["macs"] * plan.dense_macs) if routing else plan.macs
     return {
         "version": RECEIPT_VERSION,
         "created_by": f"nmcompile {nmcompile.__version__}",
@@ -94,9 +96,9 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "patterns": [str(pattern) for pattern in ctx.patterns],
         "reference_size": list(plan.reference_size),
         "params": _params(done.sparse),
-        "macs": {"dense": plan.dense_macs, "compiled": plan.macs},
+        "macs": {"dense": plan.dense_macs, "compiled": spent},
         "training": done.about.training,
-        "routing": done.adaptive and routing_facts(done.engine, done.adaptive, ctx),
+        "routing": routing,
         "engine_ms": _engine_ms(done, plan.reference_size, ctx),
         "quality": _quality(done, ctx),
         "verification": verified,

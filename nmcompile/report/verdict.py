@@ -53,7 +53,9 @@ def _arithmetic(plan: Plan, receipt: dict[str, Any]) -> tuple[str, bool, str]:
     if left is None:
         return "Arithmetic not measured", False, "The multiply-accumulates were not counted."
     if left >= 1:
-        return "No arithmetic saved", False, "No multiply-accumulate saved: every layer is dense."
+        dense = all(layer.pattern.is_dense for layer in plan.layers) and not receipt.get("routing")
+        why = ": every layer is dense" if dense else ""
+        return "No arithmetic saved", False, f"No multiply-accumulate saved{why}."
     fewer = f"{numbers.percent(1 - left)} fewer multiply-accumulates"
     amounts = numbers.change(numbers.count, before, after)
     return fewer, True, f"{fewer}: {amounts} for an input of {numbers.sizes(plan.reference_size)}."
