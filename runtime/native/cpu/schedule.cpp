@@ -14,7 +14,7 @@ namespace {
 constexpr int kPartsPerThread = 2;  // so that a thread that was held up leaves work to the others
 constexpr int64_t kLeastRows = 8;   // of a part
 constexpr int64_t kLeastColumns = 8;  // of tiles, for threads to share a band
-constexpr int64_t kLeastTiles = 4;    // of a thread in each stage of a shared band
+constexpr int64_t kLeastTiles = 6;    // of a thread in each stage of a shared band
 constexpr double kEven = 0.9;  // of all threads' time in which they have tiles, at least
 constexpr int kBisections = 40;
 constexpr int64_t kNotYet = -(int64_t{1} << 40);
