@@ -83,11 +83,16 @@ class Router:
             corner: the row and column of the picture at which it begins.
 
         Returns:
-            1 x C x scale*H x scale*W, blended where areas of different levels meet.
+            1 x C x scale*H x scale*W, blended where areas of different levels meet; all of it
+            at the highest of the levels where that takes no more than the areas do.
         """
         rows, columns = (self._cells(size) for size in image.shape[2:])
         levels = self._levels(self._windows(image, rows, columns))
         areas = joined(rows, columns, levels.reshape(len(rows), len(columns)))
+        height, width = (Cut(Span(0, size), Span(0, size)) for size in image.shape[2:])
+        whole = Area(height, width, int(levels.max()))
+        if self._work(whole) <= sum(map(self._work, areas)):
+            areas = [whole]  # the overlap would take more than the lower levels save
         for area in areas:
             self._routes.add(
                 area.rows.inner.moved(corner[0]),
@@ -137,10 +142,9 @@ class Router:
             self._weigh(output, area, (height, width))
             return output
 
-        work = {area: area.work * self._routing.costs[area.level] for area in areas}
-        ordered = sorted(areas, key=work.__getitem__, reverse=True)
-        most = sum(work.values()) / (_FEW * threads) if threads > 1 else 0
-        large = sum(work[area] > most for area in areas)
+        ordered = sorted(areas, key=self._work, reverse=True)
+        most = sum(map(self._work, areas)) / (_FEW * threads) if threads > 1 else 0
+        large = sum(self._work(area) > most for area in areas)
 
         def outputs() -> Iterator[Tensor]:
             for area in ordered[:large]:
@@ -152,6 +156,9 @@ class Router:
             rows, columns = (c.window.times(scale).slice for c in (area.rows, area.columns))
             canvas[:, :, rows, columns] += output
         return canvas
+
+    def _work(self, area: Area) -> float:
+        return area.work * self._routing.costs[area.level]
 
     def _weigh(self, output: Tensor, area: Area, size: tuple[int, int]) -> None:
         """Multiplies an area's result by its weights; they are 1 but near its edges."""

@@ -156,7 +156,7 @@ def portable(folder: Path) -> Path:
     onnx.checker.check_model(model)
     folder.mkdir()
     onnx.save(model, folder / "model.onnx")
-    routing = dataclasses.replace(ROUTING, costs=(0.5, 1.0))
+    routing = dataclasses.replace(ROUTING, costs=(0.05, 1.0))
     gain = ExtraInput("gain", (0, 1, 1, 1), 1.0)
     seal(folder, dataclasses.replace(PLAIN, routing=routing, extra_inputs=(gain,)))
     return folder
