@@ -25,7 +25,7 @@ from nmcompile.runtime.inputs import filled
 FEWEST_ROUNDS = 5
 _DEFAULT_SIZE = (180, 320)
 _LONG = 1.0  # seconds; a shorter run is warmed up by a second one
-_OURS = "ours "  # no peer's name has a space
+OURS = "ours "  # no peer's name has a space
 _PAUSE = 0.01  # seconds: lets the last runtime's threads fall asleep before the next is timed
 
 
@@ -99,7 +99,7 @@ def bench_together(
     names = default_peers() if against is None else list(dict.fromkeys(against))
     peers = {name: open_peer(name, engines[0].path, inputs, count) for name in names}
     runs: dict[str, Callable[[], object]] = {
-        f"{_OURS}{index}": partial(engine.run, image) for index, engine in enumerate(engines)
+        f"{OURS}{index}": partial(engine.run, image) for index, engine in enumerate(engines)
     }
     neighbours = Neighbours()
     times = interleaved({**runs, **{n: peer.run for n, peer in peers.items()}}, rounds, seconds)
@@ -110,7 +110,7 @@ def bench_together(
         "others": neighbours.share(),
     }
     return [
-        document(engine, times[f"{_OURS}{index}"], peers, times, shared)
+        document(engine, times[f"{OURS}{index}"], peers, times, shared)
         for index, engine in enumerate(engines)
     ]
 

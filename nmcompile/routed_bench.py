@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nmcompile.bench import all_inputs, default_size, document, interleaved, summary
+from nmcompile.bench import OURS, all_inputs, default_size, document, interleaved, summary
 from nmcompile.data import Source
 from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
@@ -30,7 +30,6 @@ from nmcompile.tasks import Task
 
 _EFFORTS = (0.25, 0.5, 0.75)
 _IMAGES = 4
-_OURS = "ours "  # no peer's name has a space
 
 Run = Callable[[Picture], object]
 
@@ -84,11 +83,11 @@ def bench_routed(
     names = default_peers() if against is None else list(dict.fromkeys(against))
     peers = {name: open_peer(name, engine.path, inputs, count) for name in names}
     runs: dict[str, Callable[[], object]] = {
-        f"{_OURS}{name}": partial(_all, run, images) for name, run in ours.items()
+        f"{OURS}{name}": partial(_all, run, images) for name, run in ours.items()
     }
     neighbours = Neighbours()
     times = interleaved({**runs, **{n: peer.run for n, peer in peers.items()}}, rounds, seconds)
-    each = {name: times[f"{_OURS}{name}"] / len(images) for name in ours}
+    each = {name: times[f"{OURS}{name}"] / len(images) for name in ours}
     shared = {
         "size": list(images[0].shape[:2]), "threads": count, "isa": isa,
         "others": neighbours.share(), "images": len(images),

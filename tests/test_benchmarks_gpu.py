@@ -148,7 +148,10 @@ def test_ceilings_name_every_row(capsys):
 
 
 def alone(code):
-    """Runs code in a process of its own: a signal may crash one full of other runtimes' threads."""
+    """Runs code in a process of its own.
+
+    A signal crashes one in which OpenVINO ran: it leaves an alternate signal stack unmapped.
+    """
     lead = "import time, torch; from benchmarks import gpu; from benchmarks.gpu_report import Gpu\n"
     words = [sys.executable, "-c", lead + textwrap.dedent(code)]
     done = subprocess.run(words, cwd=gpu.ROOT, capture_output=True, text=True, check=False)
