@@ -41,7 +41,7 @@ def within_loss(plan: Plan, limit: float) -> Plan:
     """The cheapest patterns whose losses sum to at most `limit`."""
     quantity, offered = cost_quantity(plan), gaining(plan)
     table = [
-        [Option(_cost(choice, quantity), choice.loss or 0.0) for choice in layer.choices]
+        [Option(cost_in(choice, quantity), choice.loss or 0.0) for choice in layer.choices]
         for layer in offered.layers
     ]
     chosen = solve(table, limit)
@@ -64,7 +64,7 @@ def cost_quantity(plan: Plan) -> str:
 def _within_cost(plan: Plan, budget: Budget) -> Plan:
     offered = _paying(plan, budget)
     table = [
-        [Option(choice.loss or 0.0, _cost(choice, budget.quantity)) for choice in layer.choices]
+        [Option(choice.loss or 0.0, cost_in(choice, budget.quantity)) for choice in layer.choices]
         for layer in offered.layers
     ]
     dense = sum(options[0].cost for options in table)
@@ -140,7 +140,8 @@ def _impossible(budget: Budget, least: float, dense: float, saved: str) -> str:
     return f"budget {budget} is impossible: the nearest possible is {possible}{why}"
 
 
-def _cost(choice: Choice, quantity: str) -> float:
+def cost_in(choice: Choice, quantity: str) -> float:
+    """What a choice costs in `macs`, or milliseconds where the quantity is `latency`."""
     return float(choice.macs) if quantity == "macs" else float(choice.latency_ms or 0.0)
 
 

@@ -15,10 +15,10 @@ from nmcompile.errors import NmcompileError
 from nmcompile.runtime.executor import MODEL, NATIVE, OrtExecutor, load_native
 from nmcompile.runtime.inputs import filled
 from nmcompile.runtime.pixels import Tensor
+from nmcompile.runtime.routing import forced
 
 HEAD = "head.nmk"
 _SCORES, _OFFSETS = "scores", "offsets"
-_FORCED = 1e9  # beyond any score
 
 
 class Routed(Protocol):
@@ -140,8 +140,7 @@ class OrtRouted:
 
     def at(self, inputs: Mapping[str, NDArray[Any]], level: int, threads: int) -> Tensor:
         """The network's output at a level; NmcompileError if it needs more memory than there is."""
-        offsets = np.zeros(self.levels, np.float32)
-        offsets[level] = _FORCED
+        offsets = forced(level, self.levels).astype(np.float32)
         batch = len(inputs[self._image])
         outputs = [
             self._session({**single(inputs, index, batch), _OFFSETS: offsets})

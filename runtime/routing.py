@@ -22,6 +22,7 @@ Effort = float | str | None
 # DnCNN at sigma 25, whose 17 layers see their zero padding: -0.12 / -0.03 dB, with windows of 128
 # and overlap 16 -0.05 / -0.006, so that networks that do not enlarge take those.
 _WINDOWS = ((128, 16), (64, 8))  # of networks that keep the size, and of those that enlarge
+_FORCED = 1e9  # beyond any score
 _NAMED = {"min": 0.0, "max": 1.0}
 
 
@@ -79,9 +80,24 @@ def levels_of(scores: NDArray[np.floating], routing: Routing, effort: float) -> 
         )
     if effort in (0, 1):
         return np.full(len(scores), (count - 1) * int(effort), np.intp)
-    bias = np.interp(effort, np.linspace(0, 1, len(routing.bias)), routing.bias)
-    chosen: NDArray[np.intp] = np.argmax(scores - bias * np.asarray(routing.costs), axis=1)
+    chosen: NDArray[np.intp] = np.argmax(scores + offsets_of(routing, effort), axis=1)
     return chosen
+
+
+def offsets_of(routing: Routing, effort: float) -> NDArray[np.float64]:
+    """What is added to the scores of the K levels at an effort; see `levels_of`."""
+    costs = np.asarray(routing.costs)
+    if effort in (0, 1):  # not the head's to decide
+        return forced((len(costs) - 1) * int(effort), len(costs))
+    bias = np.interp(effort, np.linspace(0, 1, len(routing.bias)), routing.bias)
+    return -bias * costs
+
+
+def forced(level: int, count: int) -> NDArray[np.float64]:
+    """What is added to the scores of `count` levels so that one is taken, whatever they are."""
+    offsets = np.zeros(count)
+    offsets[level] = _FORCED
+    return offsets
 
 
 def read_effort(effort: Effort, routing: Routing) -> float:

@@ -35,9 +35,9 @@ from nmcompile.errors import NmcompileError
 from nmcompile.program import Program
 from nmcompile.routing.nested import NEVER, Nested
 from nmcompile.runtime.executor import OrtExecutor
+from nmcompile.runtime.routing import forced
 
 OFFSETS, LEVEL, SCORES, OUTPUT = "offsets", "level", "scores", "output"
-_FORCE = 1e9
 _LEVELLED = "levelled_"
 _BITS = 8  # of a byte of the levels' bit planes
 Rename = Callable[[str], str]
@@ -79,11 +79,9 @@ def check_routed(nested: Nested, head: Program, offsets: Sequence[float], path: 
     )
     executor, scores = OrtExecutor(path, 1), head(image).flatten().numpy()
     free = int(np.argmax(scores + np.asarray(offsets, np.float32)))
-    wanted: list[tuple[int | None, int]] = [(None, free)]
-    wanted += [(level, level) for level in range(nested.count)]
-    for forced, level in wanted:
-        if forced is not None:
-            given[OFFSETS] = np.eye(nested.count, dtype=np.float32)[forced] * np.float32(_FORCE)
+    for own, level in ((True, free), *((False, level) for level in range(nested.count))):
+        if not own:
+            given[OFFSETS] = forced(level, nested.count).astype(np.float32)
         found, chosen, said = executor.run(given, [OUTPUT, LEVEL, SCORES])
         expected = nested.at(level)(image).numpy()
         apart = float(np.abs(found - expected).max()) / interface.value_range

@@ -80,11 +80,17 @@ def price_of(scores: Values, costs: Values, wanted: float) -> float:
     low, high = _limits(scores, costs)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if costs[np.argmax(scores - middle * costs, axis=1)].mean() > wanted:
+        if costs[best_levels(scores, middle, costs)].mean() > wanted:
             low = middle
         else:
             high = middle
     return high
+
+
+def best_levels(scores: Values, price: float, costs: Values) -> NDArray[np.intp]:
+    """[N], argmax(score - price * cost)."""
+    chosen: NDArray[np.intp] = np.argmax(scores - price * costs, axis=1)
+    return chosen
 
 
 def judge(scores: Values, errors: Values, costs: Values) -> dict[str, Any]:
@@ -104,13 +110,13 @@ def judge(scores: Values, errors: Values, costs: Values) -> dict[str, Any]:
         under_oracle: below the choice that knows the errors; shares of the levels.
     """
     middle = float(costs[0] + costs[-1]) / 2
-    chosen = np.argmax(scores - price_of(scores, costs, middle) * costs, axis=1)
+    chosen = best_levels(scores, price_of(scores, costs, middle), costs)
     shares = np.bincount(chosen, minlength=len(costs)) / len(chosen)
     cost, means = float(costs[chosen].mean()), errors.mean(axis=0)
     alone = means[costs <= cost + _ROUNDING].min()
     known = -errors / means[-1]
     price = price_of(known, costs, cost)
-    oracle = _taken(errors, np.argmax(known - price * costs, axis=1))
+    oracle = _taken(errors, best_levels(known, price, costs))
     routed = _taken(errors, chosen)
     return {
         "cost": round(cost, 4),

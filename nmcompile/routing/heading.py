@@ -9,7 +9,6 @@ the idea of a classifier that picks one of several sparse networks, and its loss
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from nmcompile.context import Context
 from nmcompile.progress import Reporter
-from nmcompile.routing.calibrating import calibrate, judge, price_of
+from nmcompile.routing.calibrating import best_levels, calibrate, judge, price_of
 from nmcompile.routing.head import Head, cost_of, head_for
 from nmcompile.routing.losses import average_loss, class_loss, regression_loss
 from nmcompile.routing.nested import Nested
@@ -37,7 +36,8 @@ SHARPNESS = 10.0  # of the softmax over scores, whose unit is the first level's 
 CLASS, AVERAGE = 0.01, 0.1  # weights of ClassSR's losses beside the regression's 1
 _TINY = 1e-20  # less than any error of 8 bits
 STEPS = 2000
-_BATCH, _RATE, _WARM_UP = 64, 3e-3, 0.05
+_BATCH = 64
+_RATES = Recipe(steps=STEPS, lr=3e-3)
 _SETTLED = 256  # windows
 _LEAST = 96  # likewise
 _EFFORTS = 19  # prices that the head meets while it learns
@@ -138,7 +138,7 @@ def learn(
     rising = torch.from_numpy((costs - costs[0]) / (costs[-1] - costs[0])).float()
     prices, shares = _answers(regrets, rising)
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(head.parameters(), lr=_RATE)
+    optimiser = torch.optim.Adam(head.parameters(), lr=_RATES.lr)
     with reporter.stage("difficulty head", STEPS) as show:
         for step in range(STEPS):
             chosen = torch.randint(len(windows), (_BATCH,), generator=generator)
@@ -147,7 +147,7 @@ def learn(
                 head(_turned(windows.images[chosen], generator)).flatten(1),
                 regrets[chosen], rising, prices[effort], shares[effort],
             )  # fmt: skip
-            optimiser.param_groups[0]["lr"] = _rate(step / STEPS)
+            optimiser.param_groups[0]["lr"] = _RATES.rate(step / STEPS)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -185,7 +185,7 @@ def _answers(regrets: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
     prices, shares = [], []
     for wanted in np.linspace(0, 1, _EFFORTS + 2)[1:-1]:
         price = price_of(known, costs, float(wanted))
-        best = np.argmax(known - price * costs, axis=1)
+        best = best_levels(known, price, costs)
         prices.append(price)
         shares.append(np.bincount(best, minlength=len(costs)) / len(best))
     return torch.tensor(prices).float(), torch.tensor(np.array(shares)).float()
@@ -196,11 +196,6 @@ def _turned(images: Tensor, generator: torch.Generator) -> Tensor:
     flips = torch.randint(2, (3,), generator=generator).tolist()
     images = images.flip([axis for axis in (2, 3) if flips[axis - 2]])
     return images.transpose(2, 3) if flips[2] else images
-
-
-def _rate(progress: float) -> float:
-    """A cosine after a short rise."""
-    return _RATE * min(1.0, progress / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def scores_of(head: Head, images: Tensor) -> NDArray[np.float64]:

@@ -20,10 +20,10 @@ from nmcompile.budget import Budget
 from nmcompile.context import Context
 from nmcompile.convs import from_canonical, get_tensor, read_conv, to_canonical, weight_uses
 from nmcompile.errors import NmcompileError
-from nmcompile.passes.assign_patterns import cost_quantity, gaining, gains
+from nmcompile.passes.assign_patterns import cost_in, cost_quantity, gaining, gains
 from nmcompile.passes.prune import POSITIONS, collect_hessian
 from nmcompile.pattern import Pattern
-from nmcompile.plan import Choice, Layer, Plan
+from nmcompile.plan import Layer, Plan
 from nmcompile.program import Program
 from nmcompile.routing.nested import NEVER, Nested
 from nmcompile.routing.spec import RouteSpec
@@ -91,7 +91,7 @@ def settled(plan: Plan, spec: RouteSpec) -> RouteSpec:
     if spec.shares:
         return spec
     quantity = cost_quantity(plan)
-    dense = sum(_cost(layer.choices[0], quantity) for layer in plan.layers)
+    dense = sum(cost_in(layer.choices[0], quantity) for layer in plan.layers)
     least = least_cost(_table(gaining(plan), quantity)) / dense
     first = least + _ABOVE_LEAST * (1 - least)
     powers = [1 - level / (spec.count - 1) for level in range(spec.count)]
@@ -157,7 +157,7 @@ def _least_levels(weight: Tensor, ladder: Sequence[Layer], hessian: Hessian | No
 def _assigned(plan: Plan, below: Plan | None, spec: RouteSpec, level: int) -> Plan:
     """The plan of a level, in which the one below it nests."""
     share, quantity = spec.shares[level], spec.quantity
-    dense = sum(_cost(layer.choices[0], quantity) for layer in plan.layers)
+    dense = sum(cost_in(layer.choices[0], quantity) for layer in plan.layers)
     offered = gaining(plan)
     if quantity == "macs" and least_cost(_table(offered, quantity)) > share * dense:
         offered = plan
@@ -203,10 +203,6 @@ def _around(plan: Plan, below: Plan) -> Plan:
 
 def _table(plan: Plan, quantity: str) -> list[list[Option]]:
     return [
-        [Option(choice.loss or 0.0, _cost(choice, quantity)) for choice in layer.choices]
+        [Option(choice.loss or 0.0, cost_in(choice, quantity)) for choice in layer.choices]
         for layer in plan.layers
     ]
-
-
-def _cost(choice: Choice, quantity: str) -> float:
-    return float(choice.macs) if quantity == "macs" else float(choice.latency_ms or 0.0)

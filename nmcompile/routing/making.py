@@ -27,7 +27,7 @@ from nmcompile.routing.head import head_program
 from nmcompile.routing.heading import Headed, train_head
 from nmcompile.routing.nested import Nested
 from nmcompile.routing.spec import RouteSpec
-from nmcompile.runtime.routing import default_window
+from nmcompile.runtime.routing import default_window, offsets_of
 from nmcompile.training import checkpoint
 from nmcompile.training.batches import Patches
 from nmcompile.training.nested import train_levels
@@ -35,7 +35,6 @@ from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
 from nmcompile.training.trainer import Trained
 
-_FORCED = 1e9  # beyond any score
 _JOINT = 0.2  # of a training's length, in which levels and head finish it together
 
 
@@ -61,13 +60,8 @@ class Adaptive:
     @property
     def offsets(self) -> list[float]:
         """What is added to the scores at the engine's own effort, one a level."""
-        costs, effort = self.routing.costs, self.routing.effort
-        if effort in (0, 1):  # not the head's to decide
-            wanted = int(effort) * (len(costs) - 1)
-            return [_FORCED * (level == wanted) for level in range(len(costs))]
-        steps = np.linspace(0, 1, len(self.routing.bias))
-        bias = float(np.interp(effort, steps, self.routing.bias))
-        return [-bias * cost for cost in costs]
+        offsets: list[float] = offsets_of(self.routing, self.routing.effort).tolist()
+        return offsets
 
     def levels(self) -> Mapping[str, NDArray[np.uint8]]:
         """By weight name the least level that keeps each, [out, in/groups, kh, kw]."""
