@@ -17,12 +17,14 @@ nvinfer1::IPluginV3* NMConvCreator::createPlugin(const char* node, const nvinfer
 
 extern "C" {
 
-NMK_TRT_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
+NMK_TRT_API nvinfer1::IPluginCreatorInterface* const* nmk_trt_creators(int32_t& count) {
     static nmk_trt::NMConvCreator creator;
     static nvinfer1::IPluginCreatorInterface* const creators[] = {&creator};
     count = 1;
     return creators;
 }
+
+NMK_TRT_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) { return nmk_trt_creators(count); }
 
 NMK_TRT_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { nmk_trt::set_logger_finder(finder); }
 

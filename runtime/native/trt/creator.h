@@ -23,4 +23,7 @@ class NMConvCreator final : public nvinfer1::IPluginCreatorV3One {
 
 }  // namespace nmk_trt
 
+// What getCreators gives, under a name that no other library of plugins has.
+extern "C" nvinfer1::IPluginCreatorInterface* const* nmk_trt_creators(int32_t& count);
+
 #endif  // NMK_TRT_CREATOR_H

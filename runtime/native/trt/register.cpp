@@ -2,12 +2,11 @@
 //
 // It is a library of its own: IPluginRegistry::loadLibrary refuses plugins that loading has registered already. And
 // it asks for no symbol of TensorRT, which applications often load so that nobody else sees its symbols.
-#include <NvInferRuntime.h>
 #include <dlfcn.h>
 
 #include <cstdio>
 
-extern "C" nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count);
+#include "creator.h"
 
 namespace {
 
@@ -26,9 +25,9 @@ struct Registration {
             return;
         }
         int32_t count = 0;
-        nvinfer1::IPluginCreatorInterface* const* const creators = getCreators(count);
+        nvinfer1::IPluginCreatorInterface* const* const creators = nmk_trt_creators(count);
         for (int32_t i = 0; i < count; ++i) {
-            if (!registry->registerCreator(*creators[i], "nmcompile")) {
+            if (!registry->registerCreator(*creators[i], nmk_trt::kNamespace)) {
                 std::fprintf(stderr, "nmcompile: found NMConv in TensorRT's registry already; load its library once\n");
             }
         }

@@ -1,9 +1,16 @@
 """The plugin's libraries -> who may load them, and where their log goes without TensorRT's."""
 
+import re
 import subprocess
 import sys
 
+import pytest
+
+import nmcompile
 from nmcompile.cli.env import environment
+from nmcompile.errors import NmcompileError
+from nmcompile.runtime import native
+from nmcompile.runtime.native import trt_plugin
 
 _LOAD = """
 import ctypes, sys
@@ -56,10 +63,42 @@ def test_log_is_standard_error_without_a_logger(libraries):
     assert done.stderr.count("\n") == 1
 
 
+def test_plugin_of_this_version_is_accepted(libraries, major, monkeypatch):
+    monkeypatch.setattr(nmcompile, "__version__", "0.0.1")
+    assert trt_plugin.checked(libraries.plugin, major) == libraries.plugin
+
+
+def test_plugin_for_another_tensorrt_is_refused(libraries, major):
+    with pytest.raises(NmcompileError, match=f"for TensorRT {major}, TensorRT 9 is needed; build"):
+        trt_plugin.checked(libraries.plugin, 9)
+
+
+def test_plugin_of_another_nmcompile_is_refused(libraries, major):
+    wanted = re.escape(f"is of nmcompile 0.0.1, this is {nmcompile.__version__}; build it")
+    with pytest.raises(NmcompileError, match=wanted):
+        trt_plugin.checked(libraries.plugin, major)
+
+
+def test_library_that_is_no_plugin_is_refused(libraries, major):
+    with pytest.raises(NmcompileError, match=r"libharness\.so does not load"):
+        trt_plugin.checked(libraries.harness, major)
+
+
 def test_build_says_which_plugins_it_has_or_why_none():
     parts = environment()["build"]["components"]
     found = {name: part for name, part in parts.items() if name.startswith("libnmk_trt")}
     assert found
-    for part in found.values():
-        assert part["state"] == "on" or part["reason"]
+    for name, part in found.items():
+        if part["state"] == "on":
+            assert trt_plugin.plugin_library(int(name.removeprefix("libnmk_trt"))).is_file()
+        else:
+            assert part["reason"]
 
+
+def test_missing_plugin_says_why(monkeypatch):
+    info = {"components": {"libnmk_trt": {"state": "off", "reason": "no nvcc was found"}}}
+    monkeypatch.setattr(native, "__path__", [])
+    monkeypatch.setattr(native, "build_info", lambda: info)
+    wanted = r"TensorRT 11, was not found \(libnmk_trt: no nvcc was found\); build it with"
+    with pytest.raises(NmcompileError, match=wanted):
+        trt_plugin.plugin_library(11)
