@@ -118,7 +118,7 @@ class EmulatedDevice:
 
 
 class GpuDevice:
-    """The kernels as nvcc compiled them, on the current GPU; or its memory alone, without `path`."""
+    """The kernels as nvcc compiled them, on the current GPU; without `path`, its memory alone."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.library = load_library(path) if path else None

@@ -1,6 +1,6 @@
 """A plugin's library -> a plugin that is made and asked as TensorRT would, without TensorRT.
 
-harness.cpp is TensorRT's side of the calls; here is its ONNX parser's, which makes fields of a node.
+harness.cpp has TensorRT's side of the calls; here is its ONNX parser's: fields of a node.
 """
 
 import ctypes

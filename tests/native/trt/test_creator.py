@@ -1,12 +1,13 @@
 """Fields of a node -> a plugin, or nothing and one line that names the layer."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 
 from tests.native.cuda.cases import Case
 from tests.native.trt.checks import node_of
-from tests.native.trt.harness import BUILD, FIELD_FLOAT32, RUNTIME, Field, parsed
+from tests.native.trt.harness import BUILD, FIELD_CHAR, FIELD_FLOAT32, RUNTIME, Field, parsed
 
 CASE = Case("2:4", height=5, width=6)
 NAMES = ["weights", "bytes", "format", "residual", "routed", "layout", "name", "pattern"]
@@ -18,8 +19,6 @@ def _fields(harness, **attributes):
 
 
 def _changed(fields, name, **changes):
-    from dataclasses import replace
-
     return [replace(field, **changes) if field.name == name else field for field in fields]
 
 
@@ -48,6 +47,7 @@ def test_plugin_tells_what_it_is(harness):
 
 def test_layers_that_take_the_same_time_are_timed_once(harness):
     """Neither weights nor names matter; the kind of weights does."""
+
     def timed(case, **more):
         return harness.plugin(node_of(case, **more)).describe()[1]
 
@@ -70,7 +70,9 @@ def test_engine_keeps_what_makes_the_same_plugin(harness, phase):
 
 def test_texts_need_no_zero_at_their_end(harness):
     fields = [
-        Field(field.name, field.data[:-1], field.type, field.length - 1) if field.type == 6 else field
+        replace(field, data=field.data[:-1], length=field.length - 1)
+        if field.type == FIELD_CHAR
+        else field
         for field in _fields(harness, pattern="")
     ]
     assert harness.create(fields).serialised() == _fields(harness, pattern="")
