@@ -46,7 +46,7 @@ def write_parts(
         ctx: the target.
         adaptive: its levels and its head.
     """
-    levels = adaptive.levels() if adaptive else None
+    levels = adaptive.nested.places() if adaptive else None
     if ctx.target.executor == "native":
         (folder / NATIVE).write_bytes(lower(sparse, allowed_kernels(ctx.target), levels))
     elif ctx.target.executor == "regions":
