@@ -1,4 +1,4 @@
-"""The plugin as CMake builds it, asked by the harness on a real GPU -> the plain convolution?
+"""The plugin as nvcc compiles it, asked by the harness on a real GPU -> the plain convolution?
 
 What tests/native/trt runs on the emulated GPU.
 """
@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_build import ROOT, BuildError, nvcc
+from benchmarks.gpu_build import NATIVE, ROOT, BuildError, build, nvcc
 from nmcompile.runtime.native.blob import Residual
 from nmcompile.runtime.native.cuda_pack import Half
 from tests.native.cuda.cases import CASES, LEVELS, Case
 from tests.native.cuda.device import GpuDevice
 from tests.native.trt.checks import check_run
-from tests.native.trt.harness import Harness, build_harness, include_dirs
+from tests.native.trt.harness import SOURCES, Harness, build_harness, include_dirs
 
 
 @pytest.fixture(scope="module", params=include_dirs() or [None], ids=str)
@@ -27,28 +27,27 @@ def harness(request, tmp_path_factory):
     if request.param is None:
         pytest.skip("no headers of TensorRT are given; set TENSORRT_INCLUDE_DIR to their folder")
     folder = tmp_path_factory.mktemp("trt")
-    plugin = _build(folder / "build", request.param)
+    try:
+        plugin = build_plugin(request.param, folder, gpu.own_target())
+    except BuildError as error:
+        pytest.skip(str(error))
     return Harness(build_harness(request.param, folder), plugin)
 
 
-def _build(folder, include):
-    try:
-        compiler = nvcc()
-    except BuildError as error:
-        pytest.skip(str(error))
-    options = [
-        "NMCOMPILE_CUDA=ON", f"NMCOMPILE_CUDA_TARGETS={gpu.own_target()}",
-        f"CMAKE_CUDA_COMPILER={compiler}", f"TENSORRT_INCLUDE_DIR={include}",
+def build_plugin(include, folder, target):
+    """The plugin's own sources by nvcc, with the kernels of tests/gpu/test_cuda_kernels.py."""
+    kernels, _ = build(ROOT / "build" / "gpu", [target])
+    plugin = folder / "libnmk_trt.so"
+    sources = [path for path in SOURCES if path.name != "register.cpp"]
+    command = [
+        nvcc(), "-shared", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden",
+        "-isystem", include, f"-I{NATIVE / 'include'}", '-DNMK_VERSION="0.0.1"',
+        *sources, NATIVE / "cuda" / "packed.cpp", kernels,
+        "-Xlinker", f"-rpath={kernels.parent}", "-o", plugin,
     ]  # fmt: skip
-    _run("cmake", "-S", ROOT, "-B", folder, *(f"-D{option}" for option in options))
-    _run("cmake", "--build", folder, "--parallel")
-    (plugin,) = folder.glob("runtime/native/trt/libnmk_trt[0-9][0-9].so")
-    return plugin
-
-
-def _run(*command):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[-2000:]
+    return plugin
 
 
 @pytest.fixture

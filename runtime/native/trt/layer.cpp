@@ -1,9 +1,10 @@
 // Packed bytes and attributes that agree -> a layer on each device that asks for it.
 #include "layer.h"
 
+#include <cuda_runtime.h>
+
 #include <cstdio>
 
-#include "../cuda/launch.h"
 #include "log.h"
 
 namespace nmk_trt {
@@ -81,8 +82,11 @@ bool Layer::fits_format() noexcept {
 const nmk_cuda_conv* Layer::on_device() {
     const std::lock_guard<std::mutex> lock(mutex_);
     int device = 0;
-    const std::string problem = nmk_cuda::cuda_problem(cudaGetDevice(&device), "cudaGetDevice");
-    if (!problem.empty()) throw Problem(fields_.name, problem + "; run it where there is an NVIDIA GPU");
+    const cudaError_t status = cudaGetDevice(&device);
+    if (status != cudaSuccess) {
+        throw Problem(fields_.name, std::string("cudaGetDevice failed: ") + cudaGetErrorString(status) +
+                                        "; run it where there is an NVIDIA GPU");
+    }
     auto& conv = of_device_[device];
     if (!conv) {
         char text[kTextBytes] = "too little memory";

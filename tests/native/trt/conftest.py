@@ -11,14 +11,13 @@ from tests.native.trt.harness import Harness, Libraries, build_emulated_plugin, 
 
 @pytest.fixture(scope="session", params=include_dirs() or [None], ids=str)
 def libraries(
-    request: pytest.FixtureRequest,
-    emulated: EmulatedDevice,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Libraries:
     """The plugin and what plays TensorRT."""
     include: Path | None = request.param
     if include is None:
         pytest.skip("no headers of TensorRT are given; set TENSORRT_INCLUDE_DIR to their folder")
+    emulated: EmulatedDevice = request.getfixturevalue("emulated")
     return build_emulated_plugin(include, emulated.folder, tmp_path_factory.mktemp("trt"))
 
 
