@@ -52,16 +52,19 @@ class Routing:
         tile: height and width of a window in input pixels, overlap included; 0 where `by` is image.
         overlap: input pixels that neighbouring windows share and that are blended; 0 likewise.
         costs: MACs of each level over the dense network's, increasing, without the head's.
+        times: of each level over the last one's on the target, increasing; where zeros gain no
+            time, MACs. Levels are weighed by these.
         head_cost: MACs of the difficulty head on a window over the dense network's there.
-        bias: at efforts evenly spaced over 0..1, what a score loses for each unit of its cost.
+        bias: at efforts evenly spaced over 0..1, what a score loses for each unit of its time.
         effort: what a run takes unless told otherwise, 0..1: 0 is the lowest level everywhere, 1
-            the last, and between them the share of that span that calibration images cost.
+            the last, and between them the share of that span that calibration images take.
     """
 
     by: str
     tile: int
     overlap: int
     costs: tuple[float, ...]
+    times: tuple[float, ...]
     head_cost: float
     bias: tuple[float, ...]
     effort: float
@@ -264,10 +267,12 @@ def _routing(data: dict[str, Any] | None) -> Routing | None:
     """Reads a manifest's routing; ValueError for values that none has."""
     if data is None:
         return None
-    lists = {name: tuple(float(x) for x in data[name]) for name in ("costs", "bias")}
+    lists = {name: tuple(float(x) for x in data[name]) for name in ("costs", "times", "bias")}
     routing = Routing(**{**data, **lists})
-    costs = routing.costs
-    rising = len(costs) > 1 and all(a < b for a, b in itertools.pairwise(costs))
+    count = len(routing.costs)
+    rising = count > 1 and len(routing.times) == count
+    for each in (routing.costs, routing.times):
+        rising &= all(a < b for a, b in itertools.pairwise(each))
     fits = routing.by in ("tile", "image") and 0 <= routing.effort <= 1 and len(routing.bias) > 1
     if not (rising and fits and 0 <= 2 * routing.overlap <= routing.tile):
         raise ValueError(f"routing is {routing}")

@@ -60,7 +60,7 @@ def write_parts(
         NmcompileError: the target cannot run the network, or not as strictly as was asked.
     """
     built = None
-    levels = adaptive.levels() if adaptive else None
+    levels = adaptive.nested.places() if adaptive else None
     if ctx.target.executor == "native":
         (folder / NATIVE).write_bytes(lower(sparse, allowed_kernels(ctx.target), levels))
     elif ctx.target.executor == "regions":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata, util
@@ -73,13 +75,29 @@ def _openvino(
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     if precision or openvino_precision():
         options["INFERENCE_PRECISION_HINT"] = precision or openvino_precision()
-    compiled = core.compile_model(model, "CPU", options)
+    with _same_signal_stack():
+        compiled = core.compile_model(model, "CPU", options)
     request = compiled.create_infer_request()
     return Peer(
         metadata.version("openvino"),
         compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
         lambda: request.infer(dict(inputs), share_inputs=True, share_outputs=True),
     )
+
+
+@contextlib.contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Gives the thread back the alternate signal stack that it had.
+
+    An OpenVINO model sets one of its own and, when it is freed, the one that it had found. Of two
+    models, freed in the order in which they were made, the second so leaves the first one's, which
+    is gone by then: the next signal, such as Ctrl-C, would end the process with a fault.
+    """
+    libc = ctypes.CDLL(None)
+    before = ctypes.create_string_buffer(64)  # a stack_t has 24 bytes
+    libc.sigaltstack(None, before)
+    yield
+    libc.sigaltstack(before, None)
 
 
 def _torch(folder: Path, inputs: Mapping[str, Tensor], threads: int) -> Peer:

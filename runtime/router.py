@@ -158,7 +158,7 @@ class Router:
         return canvas
 
     def _work(self, area: Area) -> float:
-        return area.work * self._routing.costs[area.level]
+        return area.work * self._routing.times[area.level]
 
     def _weigh(self, output: Tensor, area: Area, size: tuple[int, int]) -> None:
         """Multiplies an area's result by its weights; they are 1 but near its edges."""

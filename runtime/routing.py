@@ -59,7 +59,7 @@ def read_route(routing: Routing, scale: int, effort: Effort, by: str | None) -> 
 
 
 def levels_of(scores: NDArray[np.floating], routing: Routing, effort: float) -> NDArray[np.intp]:
-    """The level of each window: that of the largest score - bias(effort) * cost.
+    """The level of each window: that of the largest score - bias(effort) * time.
 
     Effort 0 is the first level everywhere, 1 the last, whatever the scores are. Between them the
     bias is interpolated linearly; of equal levels the cheapest wins.
@@ -86,11 +86,11 @@ def levels_of(scores: NDArray[np.floating], routing: Routing, effort: float) -> 
 
 def offsets_of(routing: Routing, effort: float) -> NDArray[np.float64]:
     """What is added to the scores of the K levels at an effort; see `levels_of`."""
-    costs = np.asarray(routing.costs)
+    times = np.asarray(routing.times)
     if effort in (0, 1):  # not the head's to decide
-        return forced((len(costs) - 1) * int(effort), len(costs))
+        return forced((len(times) - 1) * int(effort), len(times))
     bias = np.interp(effort, np.linspace(0, 1, len(routing.bias)), routing.bias)
-    return -bias * costs
+    return -bias * times
 
 
 def forced(level: int, count: int) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ from tests.engines import PLAIN
 from tests.native.build import ladder
 
 LADDER = "8x2:8k 8x4:8k dense"
-ROUTING = Routing("tile", 32, 8, (0.3, 0.6, 1.0), 0.005, (30.0, 0.0, -30.0), 0.5)
+ROUTING = Routing("tile", 32, 8, (0.3, 0.6, 1.0), (0.3, 0.6, 1.0), 0.005, (30.0, 0.0, -30.0), 0.5)
 _FLAT, _ROUGH = 0.02, 0.06  # activity at which a higher level begins
 _LAPLACE = np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]], np.float32) / 4
 _SAME = (1, 1, 1, 1)
@@ -156,7 +156,7 @@ def portable(folder: Path) -> Path:
     onnx.checker.check_model(model)
     folder.mkdir()
     onnx.save(model, folder / "model.onnx")
-    routing = dataclasses.replace(ROUTING, costs=(0.05, 1.0))
+    routing = dataclasses.replace(ROUTING, costs=(0.05, 1.0), times=(0.05, 1.0))
     gain = ExtraInput("gain", (0, 1, 1, 1), 1.0)
     seal(folder, dataclasses.replace(PLAIN, routing=routing, extra_inputs=(gain,)))
     return folder

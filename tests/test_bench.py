@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import subprocess
+import sys
+import textwrap
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,6 +99,20 @@ def test_engines_of_one_network_share_the_rounds_of_the_peers(engine, tmp_path):
 def test_openvino_in_its_own_precision_and_in_fp32(engine, capsys):
     found = document(capsys, engine, "--size", "16x24", "--against", "openvino,openvino-f32")
     assert found["peers"]["openvino-f32"]["precision"] == "f32"
+
+
+def test_a_signal_ends_no_process_in_which_openvino_ran(engine):
+    code = f"""
+        import signal
+        from nmcompile.bench import bench
+        for _ in range(2):
+            bench({str(engine)!r}, ["openvino", "openvino-f32"], (16, 24), 1, {FEWEST_ROUNDS})
+        signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+        signal.raise_signal(signal.SIGUSR1)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 def test_the_table(engine, capsys):

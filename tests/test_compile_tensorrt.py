@@ -52,8 +52,7 @@ def _cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_plugin(monkeypatch):
-    monkeypatch.setattr(native, "__path__", [])
-    monkeypatch.setattr(native, "build_info", lambda: {"components": {}})
+    monkeypatch.setattr(tensorrt_module, "plugin_path", missing)
 
 
 def receipt_of(engine):

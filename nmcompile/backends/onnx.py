@@ -7,7 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,27 +113,36 @@ def write_onnx(
     path: Path,
     outputs: Sequence[str] = ("output",),
     further: Sequence[str] = (),
+    translations: dict[Callable[..., Any], Callable[..., Any]] | None = None,
 ) -> None:
     """Writes what export_program made, its outputs under those names; see export_onnx.
 
-    `further` names inputs beyond the interface's.
+    `further` names inputs beyond the interface's; `translations` has operators beyond torch's own
+    -> what writes them.
     """
     names = [interface.input_name, *(extra.name for extra in interface.extra_inputs), *further]
     try:
         with quiet():
-            _write(exported, names, list(outputs), path)
+            _write(exported, names, list(outputs), path, translations)
     except torch.onnx.errors.OnnxExporterError as error:
         raise NmcompileError(f"torch.onnx cannot write this network: {_cause(error)}") from error
     onnx.checker.check_model(str(path))
 
 
-def _write(exported: ExportedProgram, names: list[str], outputs: list[str], path: Path) -> None:
+def _write(
+    exported: ExportedProgram,
+    names: list[str],
+    outputs: list[str],
+    path: Path,
+    translations: dict[Callable[..., Any], Callable[..., Any]] | None,
+) -> None:
     """Plainly where onnxscript's optimiser fails: rare graphs, and outputs that are constant."""
     for optimize in (True, False):
         try:
             torch.onnx.export(
                 exported, (), path, input_names=names, output_names=outputs, dynamo=True,
                 external_data=False, opset_version=_OPSET, verbose=False, optimize=optimize,
+                custom_translation_table=translations,
             )  # fmt: skip
             return
         except (onnx_ir.passes.PassError, ValueError):

@@ -148,7 +148,8 @@ def _db(error: float, other: float) -> float:
 
 def _routing(bias: tuple[float, ...], costs: Values) -> Routing:
     """What the runtime's own decision needs of a manifest."""
-    return Routing("image", 0, 0, tuple(map(float, costs)), 0.0, bias, 0.5)
+    taken = tuple(map(float, costs))
+    return Routing("image", 0, 0, taken, taken, 0.0, bias, 0.5)
 
 
 def _collapsed(shares: tuple[float, ...], effort: float) -> str:

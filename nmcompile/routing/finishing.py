@@ -37,6 +37,7 @@ _SCALE = 0.01  # of the head's losses beside distances of 0..1, as of ClassSR's 
 
 def finish_jointly(
     nested: Nested,
+    times: Sequence[float],
     headed: Headed,
     dense: Program,
     data: Patches,
@@ -47,6 +48,7 @@ def finish_jointly(
 
     Args:
         nested: the levels.
+        times: of the levels, increasing.
         headed: their head, calibrated.
         dense: the network whose output is distilled.
         data: patches of the window's size.
@@ -61,8 +63,7 @@ def finish_jointly(
         NmcompileError: as of nmcompile.training.trainer.train.
     """
     recipe = _own(recipe)
-    costs = np.asarray(nested.costs)
-    offsets = -headed.bias[len(headed.bias) // 2] * costs
+    offsets = -headed.bias[len(headed.bias) // 2] * np.asarray(times)
     scored = head_program(headed.head, nested, folded=False)
     mixed = insert_routing(nested, scored, offsets.tolist(), "mixture", SHARPNESS)
     policy = RoutingPolicy(mixed.the_plan, headed.facts["held_out"]["shares"])
@@ -70,7 +71,7 @@ def finish_jointly(
     levels = _levels_of(nested, trained.program)
     head = _head_of(headed.head, trained.program)
     windows = measured(levels, data, recipe, ctx, headed.facts["window"])
-    finished = fit(head, levels, windows, recipe, ctx)
+    finished = fit(head, levels, times, windows, recipe, ctx)
     return _better((nested, headed), (levels, finished), trained)
 
 

@@ -9,6 +9,7 @@ the idea of a classifier that picks one of several sparse networks, and its loss
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,19 @@ class Headed:
     notes: tuple[str, ...]
 
 
-def train_head(nested: Nested, data: Patches, recipe: Recipe, ctx: Context, window: int) -> Headed:
+def train_head(
+    nested: Nested,
+    times: Sequence[float],
+    data: Patches,
+    recipe: Recipe,
+    ctx: Context,
+    window: int,
+) -> Headed:
     """Trains a head on the errors of frozen levels.
 
     Args:
         nested: the levels.
+        times: of the levels, increasing.
         data: patches of the window's size; the first few thousand by number are the windows.
         recipe: its seed, and where checkpoints go: `head.pt` there keeps the measured errors, so
             that a run that is resumed goes on after them.
@@ -84,12 +93,19 @@ def train_head(nested: Nested, data: Patches, recipe: Recipe, ctx: Context, wind
     head = head_for(nested, recipe.seed)
     windows = measured(nested, data, recipe, ctx, window)
     head.settle(windows.images[:_SETTLED])
-    return fit(head, nested, windows, recipe, ctx)
+    return fit(head, nested, times, windows, recipe, ctx)
 
 
-def fit(head: Head, nested: Nested, windows: Windows, recipe: Recipe, ctx: Context) -> Headed:
+def fit(
+    head: Head,
+    nested: Nested,
+    times: Sequence[float],
+    windows: Windows,
+    recipe: Recipe,
+    ctx: Context,
+) -> Headed:
     """Trains a head from where it stands, calibrates it, and judges it; see train_head."""
-    costs = np.asarray(nested.costs)
+    costs = np.asarray(times)
     first = round(LEARNT * len(windows))
     last = first + round(FITTED * len(windows))
     learn(head, windows.part(0, first), costs, recipe.seed, ctx.reporter)

@@ -7,15 +7,11 @@ frozen levels which one a window deserves; where training is asked for, both fin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nmcompile.context import Context
-from nmcompile.convs import to_canonical
 from nmcompile.data import Source
 from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
@@ -26,6 +22,7 @@ from nmcompile.routing.finishing import finish_jointly
 from nmcompile.routing.head import head_program
 from nmcompile.routing.heading import Headed, train_head
 from nmcompile.routing.nested import Nested
+from nmcompile.routing.pacing import level_times
 from nmcompile.routing.spec import RouteSpec
 from nmcompile.runtime.routing import default_window, offsets_of
 from nmcompile.training import checkpoint
@@ -62,14 +59,6 @@ class Adaptive:
         """What is added to the scores at the engine's own effort, one a level."""
         offsets: list[float] = offsets_of(self.routing, self.routing.effort).tolist()
         return offsets
-
-    def levels(self) -> Mapping[str, NDArray[np.uint8]]:
-        """By weight name the least level that keeps each, [out, in/groups, kh, kw]."""
-        layers = {layer.name: layer for layer in self.nested.program.the_plan.layers}
-        return {
-            name: to_canonical(least, layers[name].op, layers[name].groups).numpy()
-            for name, least in self.nested.least.items()
-        }
 
 
 def check_routable(spec: RouteSpec, program: Program, ctx: Context) -> None:
@@ -140,12 +129,13 @@ def make_adaptive(
     window, overlap = default_window(interface.scale)
     own = recipe or Recipe(steps=1)
     data = Patches(source, ctx.calibration.validation, ctx.task, interface, window, own.seed)
-    headed = train_head(nested, data, own, ctx, window)
+    times = level_times(nested, ctx)
+    headed = train_head(nested, times, data, own, ctx, window)
     if recipe is not None:
         # As many pixels a step as before: a window is larger than a patch.
         batch = max(2, round(recipe.batch * (recipe.patch / window) ** 2))
         last = dataclasses.replace(_part(recipe, _JOINT), batch=batch)
-        nested, headed = finish_jointly(nested, headed, dense, data, last, ctx)
+        nested, headed = finish_jointly(nested, times, headed, dense, data, last, ctx)
     for note in headed.notes:
         ctx.reporter.note(f"note: {note}")
     by_tile = spec.by == "tile"
@@ -154,6 +144,7 @@ def make_adaptive(
         tile=window if by_tile else 0,
         overlap=overlap if by_tile else 0,
         costs=nested.costs,
+        times=times,
         head_cost=headed.cost,
         bias=headed.bias,
         effort=headed.effort if spec.effort is None else spec.effort,

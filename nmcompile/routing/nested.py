@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nmcompile.convs import get_tensor, set_tensor
+from nmcompile.convs import get_tensor, set_tensor, to_canonical
 from nmcompile.plan import Plan
 from nmcompile.program import Program
 
@@ -40,6 +42,14 @@ class Nested:
     def costs(self) -> tuple[float, ...]:
         """MACs of each level over the dense network's."""
         return tuple(plan.macs / plan.dense_macs for plan in self.plans)
+
+    def places(self) -> Mapping[str, NDArray[np.uint8]]:
+        """By weight name the least level that keeps each, [out, in/groups, kh, kw]."""
+        layers = {layer.name: layer for layer in self.program.the_plan.layers}
+        return {
+            name: to_canonical(least, layers[name].op, layers[name].groups).numpy()
+            for name, least in self.least.items()
+        }
 
     def at(self, level: int) -> Program:
         """The network as a level runs it, zeros where the level keeps nothing, with its plan."""

@@ -18,6 +18,7 @@ from nmcompile.errors import NmcompileError
 from nmcompile.runtime.native.blob import Activation, ConvShape, Residual
 
 CHUNK = 64
+LARGEST_SHUFFLE = 8
 _MAGIC = 0x434B4D4E
 _VERSION = 1
 _HEADER = struct.Struct("<18IfI")
@@ -140,7 +141,7 @@ def _check(
     found = obstacle(shape, activation, channels, out)
     if found is None and tuple(kernel) != shape.kernel:
         found = f"weights of {kernel} for a kernel of {shape.kernel}; expected the same"
-    if found is None and not (1 <= shuffle <= 8 and out % shuffle**2 == 0):
+    if found is None and not (1 <= shuffle <= LARGEST_SHUFFLE and out % shuffle**2 == 0):
         found = f"a pixel shuffle by {shuffle} of {out} channels; expected 1 to 8, and a multiple"
     largest = float(np.abs(weight).max(initial=0.0))
     if found is None and half is Half.FP16 and not largest <= _LARGEST_HALF:

@@ -33,4 +33,6 @@ def case(tmp_path: Path, _few_windows: None) -> dict[str, Any]:
     wide.head = conv(3, 32)
     dense, nested = nest(tmp_path, wide)
     data = Patches(Source.folder(folder), (), DENOISE, dense.interface, SIDE)
-    return {"nested": nested, "data": data, "ctx": context(tmp_path), "window": SIDE}
+    ctx = context(tmp_path)
+    times = (0.4, 0.7, 1.0)
+    return {"nested": nested, "times": times, "data": data, "ctx": ctx, "window": SIDE}

@@ -19,7 +19,7 @@ def windows(count=4000, seed=0, blur=0.1):
 
 
 def routing(bias):
-    return Routing("image", 0, 0, tuple(COSTS), 0.0, bias, 0.5)
+    return Routing("image", 0, 0, tuple(COSTS), tuple(COSTS), 0.0, bias, 0.5)
 
 
 def test_each_effort_costs_its_share_of_the_span():

@@ -23,10 +23,11 @@ from tests.routing.nests import RECIPE
 def finish(case):
     """finish_jointly on the case, with or without other arguments."""
     headed = train_head(recipe=RECIPE, **case)
-    nested, data, ctx = (case[name] for name in ("nested", "data", "ctx"))
+    names = ("nested", "times", "data", "ctx")
+    nested = case["nested"]
 
     def run(recipe=RECIPE, **changes):
-        arguments = {"nested": nested, "headed": headed, "data": data, "ctx": ctx, **changes}
+        arguments = {name: case[name] for name in names} | {"headed": headed, **changes}
         return finish_jointly(dense=nested.at(nested.count - 1), recipe=recipe, **arguments)
 
     run.nested, run.headed = nested, headed

@@ -61,7 +61,7 @@ def test_levels_that_libnmk_lacks_are_measured_by_torch(case, tmp_path):
 
 def test_a_head_is_trained_calibrated_and_judged(case):
     done = train_head(recipe=RECIPE, **case)
-    routing = Routing("tile", SIDE, 4, case["nested"].costs, done.cost, done.bias, 0.5)
+    routing = Routing("tile", SIDE, 4, *[case["times"]] * 2, done.cost, done.bias, 0.5)
     found = measure(case["nested"], case["data"], SIDE, 85 + 21, case["ctx"])
     chosen = levels_of(scores_of(done.head, found.images[85:]), routing, done.effort)
     shares = np.bincount(chosen, minlength=3) / 21

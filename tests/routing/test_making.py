@@ -16,7 +16,8 @@ from nmcompile.training.recipe import Recipe
 from tests.networks import Around, conv, weights
 from tests.routing.nests import nest
 
-ROUTING = Routing("tile", 64, 8, (0.2, 0.5, 1.0), 0.001, (9.0, 2.0, 1.0, -0.5), 0.4)
+_BIAS = (9.0, 2.0, 1.0, -0.5)
+ROUTING = Routing("tile", 64, 8, (0.2, 0.5, 1.0), (0.3, 0.6, 1.0), 0.001, _BIAS, 0.4)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_offsets_decide_as_the_runtime_does(networks, effort):
 
 def test_levels_are_where_the_native_program_has_the_weights(networks):
     _, nested = networks
-    levels = Adaptive(nested, None, ROUTING).levels()
+    levels = nested.places()
     assert set(levels) == set(nested.least)
     for layer in nested.program.the_plan.layers:
         if layer.name in levels:

@@ -107,7 +107,7 @@ def test_what_was_run_is_counted(tmp_path):
 
 
 def test_a_large_image_is_run_in_tiles_of_its_own_for_memory(tmp_path):
-    engine = load(routed.native(tmp_path / "e", same=True, costs=(0.05, 0.1, 1.0)))
+    engine = load(routed.native(tmp_path / "e", same=True, times=(0.05, 0.1, 1.0)))
     image = routed.picture(95, 141)
     found, routes = restored(engine, image, tile=60)
     np.testing.assert_allclose(found, engine.at(2).restore(image), rtol=0, atol=2e-6)
@@ -115,7 +115,7 @@ def test_a_large_image_is_run_in_tiles_of_its_own_for_memory(tmp_path):
 
 
 def test_levels_that_save_less_than_overlap_takes_are_not_mixed(tmp_path):
-    engine = load(routed.native(tmp_path / "e", costs=(0.97, 0.98, 1.0)))
+    engine = load(routed.native(tmp_path / "e", times=(0.97, 0.98, 1.0)))
     image = routed.picture(95, 141)
     found, routes = restored(engine, image)
     np.testing.assert_array_equal(found, engine.at(2).restore(image))
@@ -212,11 +212,20 @@ def test_no_such_level_or_effort(tmp_path):
         engine.restore(routed.picture(8, 8), effort=2)
 
 
+TWO = {"costs": [0.3, 1.0], "times": [0.3, 1.0]}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"executor": "regions"}, "routes in native and onnxruntime engines"),
-        ({"routing": dataclasses.asdict(routed.ROUTING) | {"costs": [0.3, 1.0]}}, "has 3 levels"),
+        (
+            {
+                "routing": dataclasses.asdict(routed.ROUTING)
+                | {"costs": [0.3, 1.0], "times": [0.3, 1.0]}
+            },
+            "has 3 levels",
+        ),
     ],
 )
 def test_what_cannot_be_routed(tmp_path, change, said):

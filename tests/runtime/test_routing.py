@@ -9,13 +9,13 @@ from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
 from nmcompile.runtime.routing import levels_of, read_effort
 
-ROUTING = Routing("tile", 64, 8, (0.25, 0.5, 1.0), 0.005, (8.0, 2.0, -4.0), 0.5)
+ROUTING = Routing("tile", 64, 8, (0.25, 0.5, 1.0), (0.4, 0.6, 1.0), 0.005, (8.0, 2.0, -4.0), 0.5)
 
 
 def test_levels_are_the_best_score_less_what_its_cost_weighs():
     scores = np.random.default_rng(1).standard_normal((50, 3)).astype(np.float32)
     for effort, bias in ((0.25, 5.0), (0.5, 2.0), (0.75, -1.0), (0.9, -2.8)):
-        expected = [max(range(3), key=lambda i: row[i] - bias * ROUTING.costs[i]) for row in scores]
+        expected = [max(range(3), key=lambda i: row[i] - bias * ROUTING.times[i]) for row in scores]
         np.testing.assert_array_equal(levels_of(scores, ROUTING, effort), expected)
 
 

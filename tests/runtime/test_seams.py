@@ -36,7 +36,9 @@ def _engine(folder, program, task, pattern):
         if value.dim() == 4 and value.shape[2:] == (3, 3) and min(value.shape[:2]) >= 16:
             levels[weight] = np.where(_kept(value.numpy(), pattern), 0, 1).astype(np.uint8)
     face = program.interface
-    routing = Routing("tile", *default_window(face.scale), (0.01, 1.0), 0.0, (0.0, 0.0), 0.5)
+    routing = Routing(
+        "tile", *default_window(face.scale), (0.01, 1.0), (0.01, 1.0), 0.0, (0.0, 0.0), 0.5
+    )
     folder.mkdir()
     (folder / "model.nmk").write_bytes(lower(program, levels=levels))
     (folder / "head.nmk").write_bytes(routed.head(face.channels))
