@@ -79,14 +79,14 @@ class Built:
         gpu: the GPU's name.
         compute_capability: the GPU's, such as 9.0.
         profile: the least, usual and largest (N, H, W) of the image.
-        plugin: version of our plugin library; 0 if the engine has no layer of ours.
+        plugins: whether it has layers of ours, which need our plugin library.
     """
 
     version: str
     gpu: str
     compute_capability: str
     profile: tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
-    plugin: int = 0
+    plugins: bool = False
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def _built(data: dict[str, Any] | None) -> Built | None:
     texts = (built.version, built.gpu, built.compute_capability)
     sized = len(profile) == 3 and all(len(shape) == 3 for shape in profile)
     rising = sized and all(1 <= a <= b <= c for a, b, c in zip(*profile, strict=True))
-    if not (rising and all(isinstance(x, str) for x in texts) and isinstance(built.plugin, int)):
+    if not (rising and all(isinstance(x, str) for x in texts) and isinstance(built.plugins, bool)):
         raise ValueError(f"built is {built}")
     return built
 

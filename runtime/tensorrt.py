@@ -128,7 +128,7 @@ class TensorRtExecutor:
         self._built, self._image = manifest.built, manifest.input_name
         module = find_tensorrt(f"{manifest.built.version}.x")
         check_here(path, manifest.built, module, open_device().gpu)
-        if manifest.built.plugin:
+        if manifest.built.plugins:
             load_plugins(module)
         try:
             self.session = Session(module, path.read_bytes(), str(path))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 from pathlib import Path
 from typing import Any
 
 from nmcompile.engine import Built
 from nmcompile.errors import NmcompileError
-from nmcompile.runtime import native
 from nmcompile.runtime.cuda import Gpu
+from nmcompile.runtime.native.trt_plugin import plugin_library
 
 MAJORS = (10, 11)
-PLUGIN_VERSION = 1
-_REBUILD = (
-    "build it with `pip install . -C cmake.define.NMCOMPILE_CUDA=ON "
-    "-C cmake.define.TENSORRT_INCLUDE_DIR=FOLDER`"
-)
+_CREATOR = ("NMConv", "1", "nmcompile")  # operator, version, namespace
 
 
 def find_tensorrt(needed: str = "10.x or 11.x") -> Any:
@@ -29,11 +24,16 @@ def find_tensorrt(needed: str = "10.x or 11.x") -> Any:
             f"TensorRT {needed} is needed and its Python module cannot be imported ({error}); "
             "install it: pip install tensorrt"
         ) from None
-    if int(module.__version__.partition(".")[0]) not in MAJORS:
+    if major_of(module) not in MAJORS:
         raise NmcompileError(
             f"found TensorRT {module.__version__}, needed is {needed}; install that one"
         )
     return module
+
+
+def major_of(module: Any) -> int:
+    """10 or 11."""
+    return int(module.__version__.partition(".")[0])
 
 
 def version_of(module: Any) -> str:
@@ -71,36 +71,11 @@ def load_plugins(module: Any) -> None:
     Raises:
         NmcompileError: the library is missing, or of another version or major.
     """
-    path = plugin_path(module)
-    major = int(module.__version__.partition(".")[0])
-    try:
-        library = ctypes.CDLL(str(path))
-        built_for, version = library.nmk_trt_major(), library.nmk_trt_version()
-    except (OSError, AttributeError) as error:
-        raise NmcompileError(f"{path} does not load ({error}); {_REBUILD}") from None
-    if (built_for, version) != (major, PLUGIN_VERSION):
-        raise NmcompileError(
-            f"{path} is version {version} for TensorRT {built_for}, this nmcompile needs version "
-            f"{PLUGIN_VERSION} for TensorRT {major}; {_REBUILD}"
-        )
-    registry = module.get_plugin_registry()
-    # Loading the library may have registered its creators already; twice is an error.
-    if registry.get_creator("NMConv", "1", "nmcompile") is None:
+    path, registry = plugin_library(major_of(module)), module.get_plugin_registry()
+    if registry.get_creator(*_CREATOR) is None:  # TensorRT refuses to load a library twice
         registry.load_library(str(path))
-    if registry.get_creator("NMConv", "1", "nmcompile") is None:
-        raise NmcompileError(f"{path} offers TensorRT no NMConv of version 1; {_REBUILD}")
-
-
-def plugin_path(module: Any) -> Path:
-    """The plugin library for this major of TensorRT; NmcompileError if it was not built."""
-    name = f"libnmk_trt{module.__version__.partition('.')[0]}"
-    for folder in native.__path__:
-        path = Path(folder) / f"{name}.so"
-        if path.is_file():
-            return path
-    part = native.build_info()["components"].get(name, {})
-    reason = part.get("reason") or "it is not beside libnmk"
-    raise NmcompileError(f"{name}.so was not found ({reason}); {_REBUILD}")
+    if registry.get_creator(*_CREATOR) is None:
+        raise NmcompileError(f"{path} gives TensorRT no {_CREATOR[0]}; build it again")
 
 
 def check_here(path: Path, built: Built, module: Any, gpu: Gpu) -> None:

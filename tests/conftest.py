@@ -1,4 +1,4 @@
-"""Test session -> the data folder (or a skip), an emulated GPU, a fake one, times that nothing can change."""
+"""Test session -> the data folder (or a skip), an emulated GPU, a fake one, steady times."""
 
 import math
 import os

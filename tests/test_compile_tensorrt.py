@@ -1,6 +1,5 @@
-"""--target tensorrt, with a TensorRT that ONNX Runtime plays: from network to receipt and images."""
+"""--target tensorrt, TensorRT played by ONNX Runtime: from a network to receipt and images."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -9,12 +8,10 @@ import torch
 from torch import nn
 
 import nmcompile
-from nmcompile.backends.tensorrt import TensorRtTarget
 from nmcompile.budget import Budget
 from nmcompile.compile import Settings
 from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
-from nmcompile.runtime import native, tensorrt_module
 from nmcompile.tasks import Task
 from tests.nvidia.machine import use_tensorrt
 
@@ -52,7 +49,10 @@ def _cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_plugin(monkeypatch):
-    monkeypatch.setattr(tensorrt_module, "plugin_path", missing)
+    def missing(_):
+        raise NmcompileError("libnmk_trt.so was not found; build it")
+
+    monkeypatch.setattr("nmcompile.backends.tensorrt.plugin_library", missing)
 
 
 def receipt_of(engine):

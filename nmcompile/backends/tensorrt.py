@@ -25,8 +25,9 @@ from nmcompile.program import Interface, Program
 from nmcompile.runtime.cuda import open_device
 from nmcompile.runtime.native import cuda_pack
 from nmcompile.runtime.native.blob import Activation, ConvShape
+from nmcompile.runtime.native.trt_plugin import plugin_library
 from nmcompile.runtime.tensorrt import PLAN
-from nmcompile.runtime.tensorrt_module import find_tensorrt, plugin_path
+from nmcompile.runtime.tensorrt_module import find_tensorrt, major_of
 
 TACTIC, PLUGIN = "tensorrt", "nmconv"
 _PATTERNS = ("2:4", "1:4", "2:8", "64x1:4", "64x2:8")
@@ -59,7 +60,7 @@ class TensorRtTarget:
         self.version = str(module.__version__)
         self.plugins, self.note = True, ""
         try:
-            plugin_path(module)
+            plugin_library(major_of(module))
         except NmcompileError as error:
             self.plugins, self.note = False, f"only TensorRT's own tactics are weighed: {error}"
         self._times: dict[tuple[ConvSpec, str, str], float] = {}

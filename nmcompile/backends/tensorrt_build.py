@@ -22,9 +22,9 @@ from nmcompile.program import Interface
 from nmcompile.runtime.cuda import open_device
 from nmcompile.runtime.tensorrt import Session
 from nmcompile.runtime.tensorrt_module import (
-    PLUGIN_VERSION,
     find_tensorrt,
     load_plugins,
+    major_of,
     make_logger,
     said,
     version_of,
@@ -177,13 +177,12 @@ def built_facts(profile: Profile, plugins: bool) -> Built:
     """What the manifest says of an engine that was built here."""
     gpu = open_device().gpu
     version = version_of(find_tensorrt())
-    plugin = PLUGIN_VERSION if plugins else 0
-    return Built(version, gpu.name, gpu.compute_capability, profile.sizes, plugin)
+    return Built(version, gpu.name, gpu.compute_capability, profile.sizes, plugins)
 
 
 def _strongly_typed(module: Any) -> int:
     """The flags of a network whose types are those of the model; from 11 on there is no other."""
-    if int(module.__version__.partition(".")[0]) > 10:
+    if major_of(module) > 10:
         return 0
     return 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 

@@ -8,21 +8,28 @@ from pathlib import Path
 
 import pytest
 
+import nmcompile
 from nmcompile.runtime import cuda
 from tests.nvidia.tensorrt import Fake
-
-_DRIVER = Path(__file__).with_name("driver.c")
-GPU = "Fake GPU"
 
 
 def build_driver(folder: Path) -> Path:
     """Compiles driver.c."""
+    return _compiled("driver.c", folder / "libcuda.so.1")
+
+
+def build_plugin(path: Path, major: int, version: str = nmcompile.__version__) -> Path:
+    """Compiles a library that says it has plugins for that major."""
+    return _compiled("plugin.c", path, f"-DMAJOR={major}", f'-DVERSION="{version}"')
+
+
+def _compiled(source: str, library: Path, *more: str) -> Path:
     compiler = os.environ.get("CC", "gcc").split()[0]
     if not shutil.which(compiler):
-        pytest.skip(f"the fake driver needs a C compiler; {compiler} was not found")
-    library = folder / "libcuda.so.1"
-    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, str(_DRIVER), "-o", str(library)], check=True)
+        pytest.skip(f"fake libraries need a C compiler; {compiler} was not found")
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *more]
+    path = Path(__file__).with_name(source)
+    subprocess.run([compiler, *flags, str(path), "-o", str(library)], check=True)
     return library
 
 

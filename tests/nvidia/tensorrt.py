@@ -118,12 +118,12 @@ class Builder:
         assert set(profile.shapes) == {value.name for value in model.graph.input}
         layers = [_described(node, model, self._fake) for node in model.graph.node]
         log = [
-            ("Layers eligible for sparse math: ", "eligible"),
-            ("TRT inference plan picked sparse implementation for layers: ", "picked"),
+            ("(Sparsity) Layers eligible for sparse math: ", "eligible"),
+            ("(Sparsity) TRT inference plan picked sparse implementation for layers: ", "picked"),
         ]
         for text, key in log if self._fake.sparsity_log else ():
-            named = ", ".join(layer["Name"] for layer in layers if layer[key])
-            self._logger.log(Severity.INFO, f"(Sparsity) {text}{named}")  # type: ignore[attr-defined]
+            said = text + ", ".join(layer["Name"] for layer in layers if layer[key])
+            self._logger.log(Severity.INFO, said)
         config.cache.timed += 1
         head = {"version": self._fake.version, "shapes": profile.shapes, "layers": layers}
         return MAGIC + json.dumps(head).encode() + b"\n" + model.SerializeToString()
@@ -202,7 +202,7 @@ class Runtime:
 
     def deserialize_cuda_engine(self, data: bytes) -> "Engine | None":
         if not data.startswith(MAGIC):
-            self._logger.log(Severity.ERROR, "Serialization\nmagic tag does not match")  # type: ignore[attr-defined]
+            self._logger.log(Severity.ERROR, "Serialization\nmagic tag does not match")
             return None
         head, _, model = data.removeprefix(MAGIC).partition(b"\n")
         return Engine(self._fake, json.loads(head), onnx.load_model_from_string(model))
@@ -264,7 +264,7 @@ class Context:
         if self.profiler is not None:
             assert isinstance(self.profiler, IProfiler)
             for layer in self._engine.head["layers"]:
-                self.profiler.report_layer_time(layer["Name"], layer["ms"])  # type: ignore[attr-defined]
+                self.profiler.report_layer_time(layer["Name"], layer["ms"])
         return True
 
     def _view(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
