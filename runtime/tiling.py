@@ -118,8 +118,10 @@ def _automatic_tile(manifest: Manifest, size: tuple[int, int]) -> int | None:
     if (size[0] * size[1] <= pixels and not outside) or manifest.halo is None:
         return None
     border = 2 * up(manifest.halo, manifest.multiple)
-    side = min(math.isqrt(pixels), *most) if outside else math.isqrt(pixels)
-    tile = down(side - border, manifest.multiple)
+    if outside:
+        tile = down(min(math.isqrt(pixels), *most) - border, manifest.multiple)
+        return tile if tile > 0 else None
+    tile = down(math.isqrt(pixels) - border, manifest.multiple)
     return max(tile, up(_SMALLEST_AUTOMATIC, manifest.multiple))
 
 
