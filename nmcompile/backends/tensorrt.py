@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -58,9 +59,10 @@ class TensorRtTarget:
         self.name, self.profile, self.strict = name, profile, strict
         module, self.gpu = find_tensorrt(), open_device().gpu
         self.version = str(module.__version__)
-        self.plugins, self.note = True, ""
+        self.plugins, self.note, self._fingerprint = True, "", ""
         try:
-            plugin_library(major_of(module))
+            library = plugin_library(major_of(module))
+            self._fingerprint = hashlib.sha256(library.read_bytes()).hexdigest()[:16]
         except NmcompileError as error:
             self.plugins, self.note = False, f"only TensorRT's own tactics are weighed: {error}"
         self._times: dict[tuple[ConvSpec, str, str], float] = {}
@@ -86,8 +88,8 @@ class TensorRtTarget:
         return f"fp16.{_form(layer.op, pattern)}"
 
     def key(self) -> tuple[str, ...]:
-        """TensorRT, GPU, and what may run a layer besides TensorRT."""
-        return (self.version, str(self.gpu), PLUGIN if self.plugins else "")
+        """TensorRT, GPU, and which build of our plugin may run a layer besides TensorRT."""
+        return (self.version, str(self.gpu), self._fingerprint)
 
     def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
         """Median time of the layer in an engine of its own, as the faster of both runs it."""

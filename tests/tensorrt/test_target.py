@@ -1,6 +1,7 @@
 """Layers, patterns and a table of times -> TensorRT's tactic or our plugin; and who is refused."""
 
 import dataclasses
+import hashlib
 import sys
 
 import numpy as np
@@ -33,6 +34,7 @@ HALF = Pattern.parse("2:4")
 @pytest.fixture
 def target(fake_gpu, tmp_path):
     fake_gpu.setenv("NMCOMPILE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "11.so").write_bytes(b"a library")
     fake_gpu.setattr(backend, "plugin_library", lambda major: tmp_path / f"{major}.so")
     use_tensorrt(fake_gpu).plugin = True
     fake_gpu.setattr("nmcompile.backends.tensorrt_build.load_plugins", lambda _: None)
@@ -74,7 +76,8 @@ def test_names_and_keys(target):
     assert target.kernel(layer, HALF) == "fp16.nm-2:4"
     up = dataclasses.replace(layer, op="conv_transpose2d")
     assert target.kernel(up, HALF) == "fp16.dense"  # there are no sparse tactics for it
-    assert target.key() == ("11.1.0.106", "Fake GPU (compute capability 9.0)", "nmconv")
+    build = hashlib.sha256(b"a library").hexdigest()[:16]
+    assert target.key() == ("11.1.0.106", "Fake GPU (compute capability 9.0)", build)
     assert (target.executor, target.precision, target.threads) == ("tensorrt", "fp16", None)
     for pattern in target.default_patterns():
         assert pattern.n <= 2
@@ -175,6 +178,7 @@ def test_without_the_plugin_library_the_engine_says_so(fake_gpu, tmp_path):
     fake_gpu.setattr(backend, "plugin_library", missing)
     target = make_target("tensorrt")
     assert not target.plugins
+    assert target.key()[2] == ""
     assert target.note == (
         "only TensorRT's own tactics are weighed: libnmk_trt11.so was not found; build it"
     )
