@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from nmcompile.backends.nmconv_onnx import obstacles
+from nmcompile.backends.nmconv_fuse import find_convs, fuse
+from nmcompile.backends.nmconv_pack import TAKES
 from nmcompile.backends.tensorrt_build import (
     DENSE_PLAN,
     Engine,
@@ -161,10 +162,18 @@ def plugin_layers(
     """
     if not target.plugins:
         return []
-    unable = obstacles(program, "cuda")
+    able = _writable(program)
     pruned = [layer for layer in program.the_plan.layers if not layer.pattern.is_dense]
-    able = [layer for layer in pruned if layer.name not in unable]
-    return [layer.name for layer in able if target.runs_as_plugin(layer, calls[layer.name])]
+    found = [layer for layer in pruned if layer.name in able]
+    return [layer.name for layer in found if target.runs_as_plugin(layer, calls[layer.name])]
+
+
+def _writable(program: Program) -> set[str]:
+    """Layers that can be NMConv nodes and give vectors of channels, a shuffle after them or not."""
+    found, _ = find_convs(program, TAKES["cuda"])
+    fuse(found, TAKES["cuda"])
+    ragged = {item.layer for item in found if item.shape[0] // item.shuffle**2 % _CHANNELS}
+    return {item.layer for item in found} - ragged
 
 
 def plugin_obstacle(spec: ConvSpec, pattern: Pattern) -> str | None:

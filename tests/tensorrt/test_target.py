@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from nmcompile.backends import make_target
 from nmcompile.backends import tensorrt as backend
@@ -101,6 +102,20 @@ def test_layers_for_which_our_kernel_is_faster_become_plugins(target, monkeypatc
     assert plugins_of(target, program) == ["body.1.weight"]
     target.plugins = False
     assert plugins_of(target, program) == []
+
+
+def test_a_shuffle_must_leave_vectors_of_channels(target, monkeypatch):
+    inner = [
+        conv(8, 16),
+        nn.PixelShuffle(2),
+        nn.PixelUnshuffle(2),
+        conv(16, 32),
+        nn.PixelShuffle(2),
+    ]
+    program = with_plan(captured(Around(*inner)), HALF)
+    timed_by(target, monkeypatch, {("tensorrt", n): 1.0 for n in (3, 8, 16, 32)}
+             | {("nmconv", n): 0.9 for n in (8, 16, 32)})  # fmt: skip
+    assert plugins_of(target, program) == ["body.3.weight"]  # 16 / 4 channels are no vector
 
 
 def test_a_weight_is_a_plugin_everywhere_or_nowhere(target, monkeypatch):
