@@ -30,6 +30,8 @@ WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _AGAIN = "@"  # layer@2 is the second use of a weight
 _OPSET, _IR = 20, 10
 _LARGEST_HALF = 65504.0
+# Where the ONNX parser looks for our plugin; from 10.10 on it takes the domain by itself.
+_NAMESPACE = helper.make_attribute("plugin_namespace", DOMAIN)
 _Key = tuple[object, ...]
 
 
@@ -138,12 +140,12 @@ def _plugin(spec: ConvSpec, pattern: Pattern, weight: NDArray[np.float32]) -> on
         OPERATOR, ["x16"], ["y16"], "layer", domain=DOMAIN, weights=numpy_helper.from_array(words),
         bytes=len(packed), format="cuda", residual=0, routed=0, layout="NCHW", pattern=str(pattern),
     )  # fmt: skip
-    node.attribute.append(helper.make_attribute("name", "layer"))
+    node.attribute.extend([helper.make_attribute("name", "layer"), _NAMESPACE])
     return node
 
 
 def _name_layers(model: onnx.ModelProto, uses: Mapping[_Key, list[str]]) -> None:
-    """Gives every node a name of its own, and those that apply a weight the weight's.
+    """Names every node, those that apply a weight after it, and says where plugins are found.
 
     A weight is found by its values, in the order of its uses: the exporter transposes weights of
     linear layers, and keeps one of several that are equal.
@@ -156,7 +158,9 @@ def _name_layers(model: onnx.ModelProto, uses: Mapping[_Key, list[str]]) -> None
         names = waiting.get(node.input[1], []) if node.op_type in WEIGHTED else []
         if names:
             node.name = names.pop(0)
-        elif node.domain != DOMAIN:
+        elif node.domain == DOMAIN:
+            node.attribute.append(_NAMESPACE)
+        else:
             node.name = f"{node.op_type}_{index}"
 
 
