@@ -9,11 +9,14 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
+#include <thread>
 
 #include "params.h"
 
@@ -57,10 +60,12 @@ struct Machine {
     Entry entry = nullptr;
     const nmk_cuda::Params* params = nullptr;
     long conflicts = 0;
+    int ever = 0;
     char problem[256] = "";
 };
 
 Machine machine;
+std::mutex turn;  // of the threads that call: one launch or allocation at a time
 
 Fiber& own() { return *machine.fibers[static_cast<size_t>(machine.running)]; }
 
@@ -216,6 +221,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
         if (value > machine.settings.shared_of_block) return cudaErrorInvalidValue;
         machine.allowed[function] = static_cast<size_t>(value);
@@ -229,14 +235,18 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 }
 
 cudaError_t cudaMalloc(void** pointer, size_t size) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // slow as it is, threads meet in it
     *pointer = ::operator new(size, std::align_val_t(256), std::nothrow);
     if (!*pointer) return cudaErrorMemoryAllocation;
     std::memset(*pointer, emulated::kPoison, size);
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     machine.allocations[reinterpret_cast<uintptr_t>(*pointer)] = size;
+    ++machine.ever;
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void* pointer) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     machine.allocations.erase(reinterpret_cast<uintptr_t>(pointer));
     ::operator delete(pointer, std::align_val_t(256));
     return cudaSuccess;
@@ -249,6 +259,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) 
 
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
                              cudaStream_t) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     if (shared_bytes > machine.allowed[function]) return cudaErrorInvalidValue;
     std::mt19937 random(machine.settings.seed);
     machine.entry = reinterpret_cast<emulated::Entry>(const_cast<void*>(function));
@@ -281,6 +292,13 @@ __attribute__((visibility("default"))) void nmk_emulated_configure(int shared_of
 }
 
 __attribute__((visibility("default"))) long nmk_emulated_conflicts() { return machine.conflicts; }
+
+// Pieces of memory: taken now, and ever.
+__attribute__((visibility("default"))) void nmk_emulated_allocations(int* now, int* ever) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
+    *now = static_cast<int>(machine.allocations.size());
+    *ever = machine.ever;
+}
 
 __attribute__((visibility("default"))) void* nmk_emulated_malloc(size_t size) {
     void* pointer = nullptr;
