@@ -12,8 +12,8 @@ namespace nmk_ort {
 namespace {
 
 constexpr size_t kText = 32;
-// Longer than a sleeping thread takes to begin; a session with one thread waits for so long, once.
-constexpr std::chrono::milliseconds kPatience{5};
+// Longer than a sleeping thread takes to begin on a busy machine. Every session waits for so long, once.
+constexpr std::chrono::milliseconds kPatience{50};
 
 // Everyone who comes in waits for the next; whoever has waited in vain opens the door for all.
 struct Meeting {
