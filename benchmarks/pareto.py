@@ -184,7 +184,7 @@ def _kind(engine: str) -> str:
 
 
 def _short(engine: str) -> str:
-    return engine.partition(",")[0].replace("_", " ")
+    return engine.replace("_", " ").partition(" steps")[0]
 
 
 def print_table(points: list[Point]) -> None:

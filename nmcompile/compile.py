@@ -16,15 +16,16 @@ from torch.export import ExportedProgram
 
 from nmcompile import transform
 from nmcompile.assumptions import settle
+from nmcompile.backends import make_target
 from nmcompile.budget import Budget
 from nmcompile.calibration import CROPS, check_task
 from nmcompile.capture import capture
-from nmcompile.context import Context
+from nmcompile.context import Context, Target
 from nmcompile.data import Source
 from nmcompile.engine import ExtraInput, check_writable, seal, writing
 from nmcompile.errors import NmcompileError
 from nmcompile.finetuning import fine_tune, remove_checkpoint, training_facts, with_checkpoint
-from nmcompile.lowering import make_manifest, write_parts
+from nmcompile.lowering import make_manifest, open_dense, write_parts
 from nmcompile.masks import FIXED, Masks
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
@@ -40,7 +41,7 @@ from nmcompile.routing.nested import Nested
 from nmcompile.routing.spec import RouteSpec
 from nmcompile.runtime import Engine, load
 from nmcompile.runtime.engine import open_engine
-from nmcompile.runtime.executor import OrtExecutor, check_threads
+from nmcompile.runtime.executor import check_threads
 from nmcompile.showcase import chosen_levels, showcase
 from nmcompile.tasks import Task
 from nmcompile.training.parallel import World, joined
@@ -54,7 +55,8 @@ class Settings:
     Attributes:
         task: what the network does; found by trial if None.
         source: calibration images; scikit-image's photographs if None.
-        target: cpu, cpu:ISA (a name of nmcompile.isa.CAPS) or onnx.
+        target: cpu, cpu:ISA (a name of nmcompile.isa.CAPS), onnx or tensorrt.
+        profile, strict: of tensorrt, see nmcompile.backends.make_target.
         budget: what the result may cost.
         patterns: candidates; the target's own if None.
         uniform: one pattern for the whole trunk instead of a search.
@@ -77,6 +79,8 @@ class Settings:
     task: Task | None = None
     source: Source | None = None
     target: str = "cpu"
+    profile: str | None = None
+    strict: bool = False
     budget: Budget = dataclasses.field(default_factory=lambda: Budget.parse("drop=0.1dB"))
     patterns: tuple[Pattern, ...] | None = None
     uniform: Pattern | None = None
@@ -169,6 +173,7 @@ class _Opened:
 
 def _open(model: nn.Module | ExportedProgram, settings: Settings, clock: _Clock) -> _Opened:
     reporter = clock.reporter
+    target = make_target(settings.target, settings.threads, settings.profile, settings.strict)
     with clock.stage("capturing the network"):
         program = capture(
             model, settings.channels, settings.size, settings.extras, settings.value_range or 1.0
@@ -186,7 +191,7 @@ def _open(model: nn.Module | ExportedProgram, settings: Settings, clock: _Clock)
             reporter.note(f"note: {note}")
         notes.extend(left_out)
         settings = dataclasses.replace(settings, source=source)
-        ctx = _context(settled.program, settled.task, settings, reporter)
+        ctx = _context(settled.program, settled.task, target, settings, reporter)
     with clock.stage("cleaning the graph"):
         dense = run_passes(settled.program, ctx, transform.CLEAN)
     return _Opened(dense, source, ctx, notes)
@@ -293,13 +298,13 @@ def _write(
 ) -> Engine:
     with writing(output) as folder:
         with clock.stage("writing the engine"):
-            write_parts(folder, dense, sparse, ctx, adaptive)
-            manifest = make_manifest(sparse, ctx, adaptive.routing if adaptive else None)
+            built = write_parts(folder, dense, sparse, ctx, adaptive)
+            manifest = make_manifest(sparse, ctx, adaptive.routing if adaptive else None, built)
             (folder / "plan.json").write_text(sparse.the_plan.to_json())
             threads = check_threads(ctx.target.threads)
             engine = open_engine(folder, manifest, threads)
             alone = dataclasses.replace(manifest, routing=None)
-            original = Engine(folder, alone, OrtExecutor(folder / "dense.onnx", threads))
+            original = Engine(folder, alone, open_dense(folder, alone, threads))
         with clock.stage("verifying and timing"):
             done = Compiled(about, dense, sparse, engine, original, clock.seconds, adaptive)
             receipt = make_receipt(done, ctx)
@@ -312,12 +317,14 @@ def _write(
     return load(output, ctx.target.threads)
 
 
-def _context(program: Program, task: Task, settings: Settings, reporter: Reporter) -> Context:
+def _context(
+    program: Program, task: Task, target: Target, settings: Settings, reporter: Reporter
+) -> Context:
     return transform.prepare(
         program,
         task,
         source=settings.source,
-        target=settings.target,
+        target=target,
         threads=settings.threads,
         budget=settings.budget,
         patterns=settings.patterns,

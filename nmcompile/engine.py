@@ -71,12 +71,32 @@ class Routing:
 
 
 @dataclass(frozen=True)
+class Built:
+    """What a TensorRT engine was built with: it runs with nothing else.
+
+    Attributes:
+        version: TensorRT's, such as 10.16.
+        gpu: the GPU's name.
+        compute_capability: the GPU's, such as 9.0.
+        profile: the least, usual and largest (N, H, W) of the image.
+        plugins: whether it has layers of ours, which need our plugin library.
+    """
+
+    version: str
+    gpu: str
+    compute_capability: str
+    profile: tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
+    plugins: bool = False
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a runtime must know to run the engine on an image.
 
     Attributes:
         target: the backend it was compiled for.
-        executor: what runs it (`onnxruntime`, `native`, or `regions`, which are both in turn).
+        executor: what runs it (`onnxruntime`, `native`, `regions`, which are both in turn, or
+            `tensorrt`).
         task: the restoration task, as given or found (`sr:4`, `denoise:25`, ...).
         input_name: name of the image input.
         channels: image channels in and out (1 or 3).
@@ -90,6 +110,7 @@ class Manifest:
         bytes_per_pixel: memory the engine needs per input pixel (estimate, fp32 activations).
         extra_inputs: further inputs, in the network's order.
         routing: of an input-adaptive engine, else None.
+        built: of a TensorRT engine, else None.
         parts: file name -> SHA-256 and size in bytes.
     """
 
@@ -108,6 +129,7 @@ class Manifest:
     bytes_per_pixel: int
     extra_inputs: tuple[ExtraInput, ...] = ()
     routing: Routing | None = None
+    built: Built | None = None
     created_by: str = ""
     parts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     version: int = ENGINE_VERSION
@@ -232,6 +254,7 @@ def _manifest(data: dict[str, Any], path: Path) -> Manifest:
                 "extra_inputs": extras,
                 "fixed_size": size,
                 "routing": _routing(data.get("routing")),
+                "built": _built(data.get("built")),
             }
         )
         _check_values(manifest)
@@ -254,6 +277,20 @@ def _routing(data: dict[str, Any] | None) -> Routing | None:
     if not (rising and fits and 0 <= 2 * routing.overlap <= routing.tile):
         raise ValueError(f"routing is {routing}")
     return routing
+
+
+def _built(data: dict[str, Any] | None) -> Built | None:
+    """Reads what an engine was built with; ValueError for values that none has."""
+    if data is None:
+        return None
+    profile = tuple(tuple(int(size) for size in shape) for shape in data["profile"])
+    built = Built(**{**data, "profile": profile})
+    texts = (built.version, built.gpu, built.compute_capability)
+    sized = len(profile) == 3 and all(len(shape) == 3 for shape in profile)
+    rising = sized and all(1 <= a <= b <= c for a, b, c in zip(*profile, strict=True))
+    if not (rising and all(isinstance(x, str) for x in texts) and isinstance(built.plugins, bool)):
+        raise ValueError(f"built is {built}")
+    return built
 
 
 def _check_values(manifest: Manifest) -> None:

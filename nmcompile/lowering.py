@@ -19,15 +19,22 @@ from nmcompile.backends.onnx import (
 )
 from nmcompile.backends.region_parts import write_regions
 from nmcompile.backends.routed_onnx import check_routed, export_routed
+from nmcompile.backends.tensorrt import TensorRtTarget, plugin_layers
+from nmcompile.backends.tensorrt_build import DENSE_PLAN
+from nmcompile.backends.tensorrt_receipt import check_strict, layer_facts
 from nmcompile.capture.tracing import quiet
 from nmcompile.context import Context
-from nmcompile.engine import Manifest, Routing
+from nmcompile.convs import weight_uses
+from nmcompile.engine import Built, Manifest, Routing
+from nmcompile.passes.measure_latency import conv_spec
 from nmcompile.program import Program
 from nmcompile.receptive_field import receptive_halo
 from nmcompile.routing.facts import levels_json
 from nmcompile.routing.making import Adaptive
-from nmcompile.runtime.executor import MODEL, NATIVE
+from nmcompile.runtime.engine import Executor
+from nmcompile.runtime.executor import MODEL, NATIVE, OrtExecutor
 from nmcompile.runtime.routed import HEAD
+from nmcompile.runtime.tensorrt import TensorRtExecutor
 from nmcompile.shapes import peak_bytes, shapes_at
 
 # What ONNX Runtime takes on top of the values alive at once (measured on the sample network).
@@ -36,7 +43,7 @@ _SLACK = 1.5
 
 def write_parts(
     folder: Path, dense: Program, sparse: Program, ctx: Context, adaptive: Adaptive | None = None
-) -> None:
+) -> Built | None:
     """Writes what the target runs, model.onnx, and the dense original to compare with.
 
     Args:
@@ -45,12 +52,21 @@ def write_parts(
         sparse: what was made of it; of an input-adaptive network the last level.
         ctx: the target.
         adaptive: its levels and its head.
+
+    Returns:
+        What a TensorRT engine was built with; None for other targets.
+
+    Raises:
+        NmcompileError: the target cannot run the network, or not as strictly as was asked.
     """
+    built = None
     levels = adaptive.nested.places() if adaptive else None
     if ctx.target.executor == "native":
         (folder / NATIVE).write_bytes(lower(sparse, allowed_kernels(ctx.target), levels))
     elif ctx.target.executor == "regions":
         write_regions(folder, sparse, allowed_kernels(ctx.target))
+    elif isinstance(ctx.target, TensorRtTarget):
+        built = _write_tensorrt(folder, dense, sparse, ctx.target, ctx.reference_size)
     exported = export_program(dense)
     archive = io.BytesIO()  # on a full disk torch's own writer ends the process
     with quiet():
@@ -62,6 +78,29 @@ def write_parts(
         _write_adaptive(folder, adaptive, ctx)
     elif not exchange_weights(folder / "dense.onnx", dense, sparse, folder / MODEL):
         export_onnx(sparse, folder / MODEL)
+    return built
+
+
+def open_dense(folder: Path, manifest: Manifest, threads: int) -> Executor:
+    """What runs the dense original that an engine is compared with: TensorRT or ONNX Runtime."""
+    if manifest.executor == "tensorrt":
+        return TensorRtExecutor(folder / DENSE_PLAN, manifest)
+    return OrtExecutor(folder / "dense.onnx", threads)
+
+
+def _write_tensorrt(
+    folder: Path, dense: Program, sparse: Program, target: TensorRtTarget, size: tuple[int, int]
+) -> Built:
+    """Writes both engines; with --strict, NmcompileError if a pruned layer runs dense."""
+    shapes = shapes_at(sparse, size)
+    calls = {
+        name: [conv_spec(sparse, node, shapes) for node in nodes]
+        for name, nodes in weight_uses(sparse.module).items()
+    }
+    built = target.write(folder, dense, sparse, plugin_layers(target, sparse, calls), size)
+    if target.strict:
+        check_strict(layer_facts(sparse, folder))
+    return built
 
 
 def _write_adaptive(folder: Path, adaptive: Adaptive, ctx: Context) -> None:
@@ -74,7 +113,12 @@ def _write_adaptive(folder: Path, adaptive: Adaptive, ctx: Context) -> None:
     check_routed(adaptive.nested, adaptive.head, adaptive.offsets, folder / MODEL)
 
 
-def make_manifest(program: Program, ctx: Context, routing: Routing | None = None) -> Manifest:
+def make_manifest(
+    program: Program,
+    ctx: Context,
+    routing: Routing | None = None,
+    built: Built | None = None,
+) -> Manifest:
     """What the runtime must know of the network."""
     interface = program.interface
     halo, reason = receptive_halo(program)
@@ -96,5 +140,6 @@ def make_manifest(program: Program, ctx: Context, routing: Routing | None = None
         bytes_per_pixel=int(_SLACK * peak / (height * width)),
         extra_inputs=interface.extra_inputs,
         routing=routing,
+        built=built,
         created_by=f"nmcompile {nmcompile.__version__}",
     )

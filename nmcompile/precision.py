@@ -12,6 +12,7 @@ import torch
 
 from nmcompile.backends.cpu import CpuTarget, allowed_kernels
 from nmcompile.backends.native import lower
+from nmcompile.backends.tensorrt import TensorRtTarget
 from nmcompile.context import Context, Target
 from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import Arrays, arrays_restorer, qualities
@@ -66,6 +67,8 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
     if wanted not in PRECISIONS:
         raise NmcompileError(f"--precision {wanted}: expected {', '.join(PRECISIONS)}")
     target = ctx.target
+    if isinstance(target, TensorRtTarget):
+        return target, _of_tensorrt(wanted)
     if wanted == "fp32":
         return target, Precision("fp32", "asked for")
     names = [wanted] if wanted in _GAINS else [*_GAINS]
@@ -84,6 +87,14 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
     elif len(measured) > 1:
         found = dataclasses.replace(found, why="; ".join(item.why for item in measured))
     return target.with_precision(found.chosen), found
+
+
+def _of_tensorrt(wanted: str) -> Precision:
+    if wanted in ("auto", "fp16"):
+        return Precision("fp16", "TensorRT engines are strongly typed, all in fp16")
+    raise NmcompileError(
+        f"--precision {wanted}: TensorRT engines are fp16; leave it out, or give another --target"
+    )
 
 
 def _obstacle(target: Target, name: str) -> str:

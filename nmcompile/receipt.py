@@ -14,6 +14,7 @@ import torch
 
 import nmcompile
 from nmcompile.backends.onnx import OnnxTarget
+from nmcompile.backends.tensorrt_receipt import layer_facts, row, summary
 from nmcompile.context import Context
 from nmcompile.convs import get_tensor, to_canonical
 from nmcompile.errors import NmcompileError
@@ -80,6 +81,8 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
     verified = _verified(done, ctx)
     routing = done.adaptive and routing_facts(done.engine, done.adaptive, ctx)
     spent = round(routing["macs"] * plan.dense_macs) if routing else plan.macs
+    engine, built = done.engine.path, done.engine.manifest.built
+    really = layer_facts(done.sparse, engine) if built else {}
     return {
         "version": RECEIPT_VERSION,
         "created_by": f"nmcompile {nmcompile.__version__}",
@@ -87,10 +90,13 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "target": ctx.target.name,
         "executor": ctx.target.executor,
         "cpu": native.cpu_name(),
+        "gpu": built and built.gpu,
+        "compared_with": "TensorRT" if built else "ONNX Runtime",
+        "tensorrt": built and {**dataclasses.asdict(built), **summary(really)},
         "threads": ctx.target.threads or available_cores(),
         "note": ctx.target.note,
         "precision": dataclasses.asdict(done.about.precision),
-        "regions": _regions(done.engine.path),
+        "regions": _regions(engine),
         "task": str(ctx.task),
         "budget": str((ctx.uniform and f"uniform {ctx.uniform}") or plan.budget or ctx.budget),
         "patterns": [str(pattern) for pattern in ctx.patterns],
@@ -103,7 +109,10 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "quality": _quality(done, ctx),
         "verification": verified,
         "assumed": [*done.about.assumed, *plan.notes],
-        "layers": [_row(layer, done.sparse) for layer in plan.layers],
+        "layers": [
+            _row(layer, done.sparse) | (row(really[layer.name]) if built else {})
+            for layer in plan.layers
+        ],
         "seconds": {name: round(value, 2) for name, value in done.seconds.items()},
     }
 

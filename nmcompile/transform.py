@@ -9,7 +9,7 @@ from nmcompile.backends import make_target
 from nmcompile.budget import Budget
 from nmcompile.cache import Measurements
 from nmcompile.calibration import CROPS, calibrate
-from nmcompile.context import Context
+from nmcompile.context import Context, Target
 from nmcompile.data import Source
 from nmcompile.drop import prune_within_drop
 from nmcompile.errors import NmcompileError
@@ -40,7 +40,7 @@ def prepare(
     task: Task | str,
     *,
     source: Source | None = None,
-    target: str = "cpu",
+    target: str | Target = "cpu",
     threads: int | None = None,
     budget: Budget | str = "drop=0.1dB",
     patterns: Sequence[Pattern] | None = None,
@@ -54,7 +54,7 @@ def prepare(
         program: a captured network.
         task: what it does.
         source: calibration images; scikit-image's photographs if None.
-        target: cpu, cpu:avx512, cpu:avx2, cpu:portable or onnx.
+        target: cpu, cpu:avx512, cpu:avx2, cpu:portable, onnx or tensorrt, or a backend made of it.
         threads: for timing; all cores if None.
         budget: see nmcompile.budget.
         patterns: candidates; the target's own if None.
@@ -63,7 +63,7 @@ def prepare(
         options: further fields of Context.
     """
     task = Task.parse(task) if isinstance(task, str) else task
-    backend = make_target(target, threads)
+    backend = make_target(target, threads) if isinstance(target, str) else target
     chosen = Source.fallback() if source is None else source
     return Context(
         target=backend,

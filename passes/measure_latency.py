@@ -31,7 +31,7 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     layers = []
     with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
         for layer in plan.layers:
-            specs = [_spec(program, node, shapes) for node in uses[layer.name]]
+            specs = [conv_spec(program, node, shapes) for node in uses[layer.name]]
             layers.append(_with_choices(layer, specs, plan.dense_macs, ctx))
             step()
     return program.with_plan(plan.with_layers(layers))
@@ -87,7 +87,8 @@ def _timed(spec: ConvSpec, kernel: str, ctx: Context) -> float:
     return ctx.measurements.get_or(lambda: ctx.target.latency_ms(spec, kernel), *key)
 
 
-def _spec(program: Program, node: fx.Node, shapes: Shapes) -> ConvSpec:
+def conv_spec(program: Program, node: fx.Node, shapes: Shapes) -> ConvSpec:
+    """What the speed of a node that applies a weight depends on, at the sizes given."""
     conv = read_conv(node)
     assert conv is not None
     weight = get_tensor(program.module, str(conv.weight.target))

@@ -28,6 +28,7 @@ from nmcompile.runtime.regions import RegionExecutor
 from nmcompile.runtime.routed import AtLevel, Routed, open_routed
 from nmcompile.runtime.router import Router
 from nmcompile.runtime.routing import Effort, Route, Routes, read_route
+from nmcompile.runtime.tensorrt import PLAN, TensorRtExecutor
 from nmcompile.runtime.tiling import TilePlan, plan_tiles
 
 Executor = Callable[[Mapping[str, NDArray[Any]]], Tensor]
@@ -83,9 +84,11 @@ def open_executor(folder: Path, manifest: Manifest, threads: int) -> Executor:
         return RegionExecutor(folder, threads)
     if manifest.executor == "onnxruntime":
         return OrtExecutor(folder / MODEL, threads)
+    if manifest.executor == "tensorrt":
+        return TensorRtExecutor(folder / PLAN, manifest)
     raise NmcompileError(
         f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime, "
-        "native and regions; "
+        "native, regions and tensorrt; "
         f"update nmcompile (the engine was made by {manifest.created_by or 'unknown'})"
     )
 

@@ -111,11 +111,16 @@ def _plan_fixed(
 
 
 def _automatic_tile(manifest: Manifest, size: tuple[int, int]) -> int | None:
-    """The largest tile that fits the memory budget; None to run the image whole."""
+    """The largest tile that fits memory budget and profile; None to run the image whole."""
     pixels = _memory_budget() // max(manifest.bytes_per_pixel, 1)
-    if size[0] * size[1] <= pixels or manifest.halo is None:
+    most = manifest.built.profile[2][1:] if manifest.built else size
+    outside = size[0] > most[0] or size[1] > most[1]
+    if (size[0] * size[1] <= pixels and not outside) or manifest.halo is None:
         return None
     border = 2 * up(manifest.halo, manifest.multiple)
+    if outside:
+        tile = down(min(math.isqrt(pixels), *most) - border, manifest.multiple)
+        return tile if tile > 0 else None
     tile = down(math.isqrt(pixels) - border, manifest.multiple)
     return max(tile, up(_SMALLEST_AUTOMATIC, manifest.multiple))
 

@@ -1,8 +1,9 @@
-"""Test session -> the data folder (or a skip), an emulated GPU, times that nothing can change."""
+"""Test session -> the data folder (or a skip), an emulated GPU, a fake one, steady times."""
 
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from nmcompile.backends import cpu
 from nmcompile.backends.cpu import CpuTarget
 from nmcompile.context import ConvSpec
 from nmcompile.pattern import DENSE, Pattern
+from nmcompile.runtime import cuda
 from tests.native.cuda.device import EmulatedDevice, build_emulated
+from tests.nvidia.machine import build_driver, use_driver
 
 _BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -30,6 +33,29 @@ def data_dir() -> Path:
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
     """The CUDA kernels' own sources, compiled for this processor."""
     return EmulatedDevice(build_emulated(tmp_path_factory.mktemp("emulated")))
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that stands for NVIDIA's driver."""
+    return build_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def no_gpu_after() -> Iterator[None]:
+    """Forgets the fake GPU when the test is done."""
+    yield
+    cuda._driver.cache_clear()
+    cuda.open_device.cache_clear()
+
+
+@pytest.fixture
+def fake_gpu(
+    fake_driver: Path, no_gpu_after: None, monkeypatch: pytest.MonkeyPatch
+) -> pytest.MonkeyPatch:
+    """A machine with one fake GPU; gives what changes it."""
+    use_driver(fake_driver, monkeypatch)
+    return monkeypatch
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_images(parser)
     parser.add_argument(
         "--target", default="cpu",
-        help="cpu (default); cpu:ISA (see bench --isa): those kernels at most; onnx",
+        help="cpu (default); cpu:ISA (see bench --isa): those kernels at most; onnx; tensorrt",
     )  # fmt: skip
+    parser.add_argument(
+        "--profile", metavar="LEAST,USUAL,MOST",
+        help="of tensorrt: the images that the engine takes, as 1x64x64,1x720x1280,4x1080x1920",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strict", action="store_true", help="of tensorrt: fail if a pruned layer runs dense"
+    )
     limits = parser.add_argument_group("what the result may cost")
     limits.add_argument(
         "--budget",
@@ -156,6 +163,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         task=options.read_task(args),
         source=options.read_source(args),
         target=args.target,
+        profile=args.profile,
+        strict=args.strict,
         budget=Budget.parse(args.budget or _BUDGET),
         patterns=_patterns(args.patterns),
         uniform=Pattern.parse(args.uniform) if args.uniform else None,

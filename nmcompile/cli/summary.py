@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from nmcompile.report.facts import tensorrt_line
+
 
 def print_summary(output: Path, receipt: dict[str, Any]) -> None:
     """Prints cost and quality, dense against compiled, and what the user must know."""
@@ -29,6 +31,8 @@ def print_summary(output: Path, receipt: dict[str, Any]) -> None:
             f"(step {training['best_step']})"
             f"{'; ' + training['masks'] if training['masks'] else ''}"
         )
+    if said := tensorrt_line(receipt):
+        console.print(f"TensorRT {said}")
     if receipt["note"]:
         console.print(f"[bold]note: {receipt['note']}[/bold]")
     console.print(f"every layer: nmcompile inspect {output}    pictures: {output / 'report.html'}")
@@ -57,6 +61,10 @@ def _print_levels(console: Console, routing: dict[str, Any]) -> None:
     )
 
 
+def _where(receipt: dict[str, Any]) -> str:
+    return receipt["gpu"] or f"{receipt['threads']} threads"
+
+
 def _decibels(psnr: float | None) -> str:
     """The receipt has null where images are equal to the last bit, or no numbers."""
     return "-" if psnr is None else f"{psnr:.2f}"
@@ -80,7 +88,7 @@ def _rows(receipt: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             f"{params['kept'] / params['dense']:.0%} left",
         ),
         (
-            f"time, {receipt['threads']} threads (dense: ONNX Runtime)",
+            f"time, {_where(receipt)} (dense: {receipt['compared_with']})",
             f"{timed['dense']:.1f} ms",
             f"{timed['compiled']:.1f} ms",
             f"{timed['ratio']:.2f}x",

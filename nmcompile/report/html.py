@@ -11,7 +11,7 @@ from nmcompile.plan import Plan
 from nmcompile.report import crops, curve, figures, numbers
 from nmcompile.report.canvas import HEAT_STEPS
 from nmcompile.report.crops import Chosen, Example
-from nmcompile.report.facts import Facts, part
+from nmcompile.report.facts import Facts, part, tensorrt_line
 from nmcompile.report.verdict import ratio, verdict
 
 _TEMPLATE = "template.html"
@@ -91,6 +91,7 @@ def _view(plan: Plan, receipt: dict[str, Any], examples: Sequence[Example]) -> d
         "bars_svg": Markup(figures.mac_bars(plan)),
         "training": training,
         "routing": part(receipt, "routing"),
+        "tensorrt_line": tensorrt_line(receipt),
         "training_svg": Markup(curve.training_curve(training["curve"] or [])),
         "heat_steps": range(1, HEAT_STEPS + 1),
         "losses": losses,

@@ -12,7 +12,7 @@ from rich.table import Table
 from nmcompile.engine import Manifest
 from nmcompile.plan import Layer, Plan
 from nmcompile.report import numbers
-from nmcompile.report.facts import Facts, part
+from nmcompile.report.facts import Facts, part, tensorrt_line
 
 _UNLIMITED = 100_000
 _NUMBERS = ("MACs", "latency", "loss")
@@ -172,13 +172,14 @@ def _of_receipt(receipt: dict[str, Any], plan: Plan | None) -> Rows:
     dense, ours = part(quality, "dense"), part(quality, "compiled")
     times = numbers.change(numbers.milliseconds, time["dense"], time["compiled"])
     ratio = "" if time["ratio"] is None else f" ({numbers.times(time['ratio'])})"
-    machine = receipt.get("cpu") or "unknown processor"
+    machine = receipt.get("gpu") or receipt.get("cpu") or "unknown processor"
     images = f", {quality['where']}" if quality["where"] else ""
     return [
         ("time", f"{times}{ratio} for the whole network, {machine}"),
         ("PSNR", numbers.change(numbers.decibel, dense["psnr"], ours["psnr"]) + images),
         ("SSIM", numbers.change(numbers.similarity, dense["ssim"], ours["ssim"]) + images),
         *(("assumed", line) for line in assumed),
+        *([("TensorRT", line)] if (line := tensorrt_line(receipt)) else []),
         *([("note", receipt["note"])] if receipt.get("note") else []),
         *(("region", _region(region)) for region in receipt.get("regions") or ()),
     ]

@@ -30,7 +30,7 @@ def verdict(plan: Plan, receipt: dict[str, Any]) -> Verdict:
     in time is not called a gain, whatever its size: the zeros cannot have caused it.
     """
     parts = [_arithmetic(plan, receipt), _quality(receipt), _speed(receipt)]
-    sentences = [*parts, _weights(receipt), _dense_layers(plan)]
+    sentences = [*parts, _weights(receipt), _dense_layers(plan), _reverted(receipt)]
     return Verdict(
         headline=", ".join(short for short, _, _ in parts),
         gained=tuple(long for _, good, long in sentences if good and long),
@@ -106,6 +106,15 @@ def _dense_layers(plan: Plan) -> tuple[str, bool, str]:
         return "", False, ""
     verb = "stays" if dense == 1 else "stay"
     return "", False, f"{dense} of {len(plan.layers)} layers {verb} dense; the table says why."
+
+
+def _reverted(receipt: dict[str, Any]) -> tuple[str, bool, str]:
+    """Layers that were pruned and for which TensorRT took a dense kernel."""
+    names = part(receipt, "tensorrt")["reverted"]
+    if not names:
+        return "", False, ""
+    verb = "layer runs" if len(names) == 1 else "layers run"
+    return "", False, f"{len(names)} pruned {verb} dense in TensorRT: {', '.join(names)}."
 
 
 def _alarms(receipt: dict[str, Any]) -> list[str]:

@@ -69,6 +69,10 @@ def check_routable(spec: RouteSpec, program: Program, ctx: Context) -> None:
             f"--route {spec}: the archive was exported for {height}x{width} only, and a level is "
             "chosen for windows of other sizes; export it with dynamic_shapes"
         )
+    if ctx.target.executor == "tensorrt":
+        raise NmcompileError(
+            f"--route {spec}: TensorRT engines have one level; give --target cpu or onnx"
+        )
     if ctx.target.name != "onnx" and ctx.target.executor != "native":
         raise NmcompileError(
             f"--route {spec}: only a network that libnmk runs as a whole can switch levels on the "

@@ -42,7 +42,7 @@ def _spread(values, metadata, selector):
     return matrix
 
 
-def _unpacked(packed, half):
+def unpacked(packed, half):
     """The last level's weights, [out, in, position], padded: read from the bytes alone."""
     header = struct.unpack_from("<18IfI", packed)
     channels, rows, kernel, outputs, levels = (
@@ -103,7 +103,7 @@ def test_bytes_hold_the_weights(text, outputs, inputs, shape, kind, half):
     weight = _weight(text, outputs, inputs, shape.kernel[0])
     packed = pack(weight, None, shape, half)
     assert kinds(packed) == [kind]
-    found = _unpacked(packed, half)
+    found = unpacked(packed, half)
     expected = from_bits(to_bits(weight.astype(np.float64), half), half)
     flat = expected.reshape(outputs, inputs, -1)
     np.testing.assert_array_equal(found[:outputs, :inputs], flat)

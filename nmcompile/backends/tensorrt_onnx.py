@@ -1,0 +1,162 @@
+"""A pruned Program -> fp16 ONNX for TensorRT, its nodes named after the plan's layers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from nmcompile.backends.half_check import check_half
+from nmcompile.backends.nmconv import DOMAIN, OPERATOR
+from nmcompile.backends.nmconv_onnx import write_nmconv
+from nmcompile.context import ConvSpec
+from nmcompile.convs import get_tensor, to_canonical, weight_uses
+from nmcompile.pattern import Pattern
+from nmcompile.plan import Layer
+from nmcompile.program import Program
+from nmcompile.runtime.native import cuda_pack
+from nmcompile.runtime.native.blob import ConvShape
+from nmcompile.runtime.native.cuda_pack import Half
+
+WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_AGAIN = "@"  # layer@2 is the second use of a weight
+_OPSET, _IR = 20, 10
+
+
+def half_model(program: Program, plugins: Collection[str]) -> onnx.ModelProto:
+    """The network in fp16, images in fp32 at its borders, every convolution named as its layer.
+
+    Args:
+        program: the pruned network, in fp32.
+        plugins: names of the weights whose convolutions become NMConv nodes.
+
+    Raises:
+        NmcompileError: an operation has no ONNX form, or would not run in fp16.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_nmconv(program, path, format="cuda", half=Half.FP16, layers=plugins)
+        model = onnx.load(path)
+    _name_layers(model, program)
+    check_half(model)
+    return model
+
+
+def layer_of(node: str) -> str:
+    """The layer that a node is named after."""
+    return node.partition(_AGAIN)[0]
+
+
+def is_two_of_four(weight: NDArray[np.float32]) -> bool:
+    """Whether TensorRT can take sparse tactics: at most 2 of 4 consecutive input channels.
+
+    Args:
+        weight: [out, in, kh, kw] of a convolution with one group.
+    """
+    outputs, inputs = weight.shape[:2]
+    if inputs % 4:
+        return False
+    groups = (weight != 0).reshape(outputs, inputs // 4, 4, -1)
+    return bool((groups.sum(2) <= 2).all())
+
+
+def is_sparse_for_tensorrt(layer: Layer, program: Program) -> bool:
+    """Whether a layer of the program is what TensorRT has sparse tactics for."""
+    if layer.op == "conv_transpose2d" or layer.groups != 1:
+        return False
+    weight = to_canonical(get_tensor(program.module, layer.name), layer.op, layer.groups)
+    return is_two_of_four(weight.numpy())
+
+
+def one_layer(spec: ConvSpec, pattern: Pattern, plugin: bool) -> onnx.ModelProto:
+    """A model of one call, random weights of that pattern, as `layer` between casts to fp16."""
+    rng = np.random.default_rng(0)
+    outputs, inputs, height, width = spec.shape
+    weight = (rng.standard_normal(spec.shape) * 0.1).astype(np.float32)
+    weight *= pattern.largest(weight)
+    stored = weight
+    if spec.op == "conv_transpose2d":
+        shape = (inputs * spec.groups, outputs // spec.groups, height, width)
+        stored = (rng.standard_normal(shape) * 0.1).astype(np.float32)
+    elif spec.op == "linear":
+        stored = np.ascontiguousarray(weight[:, :, 0, 0].T)
+    values = {"w": stored.astype(np.float16), "b": np.zeros(outputs, np.float16)}
+    node = _plugin(spec, pattern, weight) if plugin else _node(spec)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["x16"], "cast_in", to=TensorProto.FLOAT16),
+            node,
+            helper.make_node("Cast", ["y16"], ["y"], "cast_out", to=TensorProto.FLOAT),
+        ],
+        "layer",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, spec.input_shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in values.items() if k in node.input],
+    )
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=_IR)
+
+
+def _node(spec: ConvSpec) -> onnx.NodeProto:
+    if spec.op == "linear":
+        return helper.make_node("MatMul", ["x16", "w"], ["y16"], "layer")
+    left, right, top, bottom = spec.padding
+    more: dict[str, Any] = (
+        {"output_padding": spec.output_padding} if spec.op == "conv_transpose2d" else {}
+    )
+    kind = "ConvTranspose" if more else "Conv"
+    return helper.make_node(
+        kind, ["x16", "w", "b"], ["y16"], "layer", strides=spec.stride, dilations=spec.dilation,
+        group=spec.groups, pads=[top, left, bottom, right], **more,
+    )  # fmt: skip
+
+
+def _plugin(spec: ConvSpec, pattern: Pattern, weight: NDArray[np.float32]) -> onnx.NodeProto:
+    kernel = (spec.shape[2], spec.shape[3])
+    shape = ConvShape(kernel, spec.stride, spec.dilation, spec.padding, spec.groups)
+    packed = cuda_pack.pack(weight, np.zeros(len(weight), np.float32), shape, name="layer")
+    words = np.frombuffer(packed + bytes(-len(packed) % 4), np.int32)
+    node = helper.make_node(
+        OPERATOR, ["x16"], ["y16"], "layer", domain=DOMAIN, weights=numpy_helper.from_array(words),
+        bytes=len(packed), format="cuda", residual=0, routed=0, layout="NCHW", pattern=str(pattern),
+    )  # fmt: skip
+    node.attribute.append(helper.make_attribute("name", "layer"))
+    return node
+
+
+def _name_layers(model: onnx.ModelProto, program: Program) -> None:
+    """Gives every node a name of its own, and those that apply a weight the weight's."""
+    layers = {
+        _key(value): name for name in weight_uses(program.module) for value in _forms(program, name)
+    }
+    named = {
+        tensor.name: layers.get(_key(numpy_helper.to_array(tensor)))
+        for tensor in model.graph.initializer
+    }
+    named |= {name: name for name in weight_uses(program.module) if name in named}
+    uses: dict[str, int] = {}
+    for index, node in enumerate(model.graph.node):
+        weights = (named.get(name) for name in node.input[1:2] if node.op_type in WEIGHTED)
+        name = next(filter(None, weights), None)
+        if name is not None:
+            uses[name] = uses.get(name, 0) + 1
+            node.name = name if uses[name] == 1 else f"{name}{_AGAIN}{uses[name]}"
+        elif node.domain != DOMAIN:
+            node.name = f"{node.op_type}_{index}"
+
+
+def _forms(program: Program, name: str) -> list[NDArray[np.float16]]:
+    """How the exporter may have written a weight: as it is, or (linear) transposed."""
+    value = get_tensor(program.module, name).to(torch.float16).numpy()
+    return [value, np.ascontiguousarray(value.T)] if value.ndim == 2 else [value]
+
+
+def _key(values: NDArray[np.generic]) -> tuple[object, ...]:
+    return str(values.dtype), values.shape, values.tobytes()
