@@ -49,16 +49,17 @@ class Fake:
 
     Attributes:
         module: goes to sys.modules.
-        sparse_from: input channels from which a sparse tactic is the faster one.
+        slow: names of layers for which the dense tactic is the faster one.
         sparsity_log: whether the build log tells of sparsity.
         plugin: whether NMConv is registered.
         caches: the timing caches that builds began with.
     """
 
-    def __init__(self, version: str, sparse_from: int = 8) -> None:
+    def __init__(self, version: str) -> None:
         self.module = ModuleType("tensorrt")
         self.module.__spec__ = ModuleSpec("tensorrt", None)  # torch looks for it
-        self.version, self.sparse_from = version, sparse_from
+        self.version = version
+        self.slow: set[str] = set()
         self.major = int(version.partition(".")[0])
         self.sparsity_log, self.plugin = True, False
         self.caches: list[bytes] = []
@@ -239,6 +240,7 @@ class Context:
         self._session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._outputs: dict[str, tuple[int, ...]] = {}
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, _, most = self._engine.head["shapes"][name]
@@ -251,8 +253,10 @@ class Context:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self._engine.get_tensor_mode(name) == TensorIOMode.OUTPUT
-        zeros = {key: np.zeros(shape, np.float32) for key, shape in self.shapes.items()}
-        return tuple(self._session.run([name], zeros)[0].shape)
+        if str(self.shapes) not in self._outputs:
+            zeros = {key: np.zeros(shape, np.float32) for key, shape in self.shapes.items()}
+            self._outputs[str(self.shapes)] = self._session.run([name], zeros)[0].shape
+        return self._outputs[str(self.shapes)]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle == 0x52
@@ -335,7 +339,7 @@ def _described(node: onnx.NodeProto, model: onnx.ModelProto, fake: Fake) -> dict
     if node.op_type == "Conv" and weight is not None and weight.shape[1] % 4 == 0:
         fours = np.count_nonzero(weight.reshape(len(weight), -1, 4, *weight.shape[2:]), axis=2)
         eligible = bool(fours.max() <= 2)
-        picked = eligible and weight.shape[1] >= fake.sparse_from
+        picked = eligible and node.name not in fake.slow
     plugin = node.domain == "nmcompile"
     ms = (1.0 if weight is None else weight.size) * (0.5 if picked or plugin else 1.0)
     kind = "PluginV3" if plugin else "CaskConvolution" if weight is not None else "NoOp"

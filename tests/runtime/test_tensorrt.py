@@ -1,6 +1,7 @@
 """A TensorRT engine and images -> results, or one line that names what was found and is needed."""
 
 import dataclasses
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,12 +32,13 @@ def write(folder, **changes):
     graph.add("Add", ["image", "sigma"])
     graph.save("output", 3, folder / "model.onnx")
     least, usual, most = BUILT.profile
-    three = [[list((n, 3, h, w)) for n, h, w in (least, usual, most)],
-             [[n, 1, 1, 1] for n, _, _ in (least, usual, most)]]  # fmt: skip
-    shapes = dict(zip(("image", "sigma"), three, strict=True))
+    shapes = {
+        "image": [[n, 3, h, w] for n, h, w in (least, usual, most)],
+        "sigma": [[n, 1, 1, 1] for n, _, _ in (least, usual, most)],
+    }
     head = {"version": "11.1", "shapes": shapes, "layers": []}
     model = onnx.load(folder / "model.onnx").SerializeToString()
-    data = MAGIC + str(head).replace("'", '"').encode() + b"\n" + model
+    data = MAGIC + json.dumps(head).encode() + b"\n" + model
     (folder / "engine.plan").write_bytes(changes.pop("plan", data))
     seal(folder, dataclasses.replace(MANIFEST, **changes))
     return folder
@@ -169,5 +171,7 @@ def test_damaged_engine(tmp_path, machine):
 def test_cuda_errors_name_the_engine(tmp_path, machine):
     engine = load(write(tmp_path / "engine"))
     machine.setenv("FAKE_FAILS", "cuStreamSynchronize")
-    with pytest.raises(NmcompileError, match="engine.plan: cuStreamSynchronize failed with CUDA e"):
+    with pytest.raises(
+        NmcompileError, match=r"engine.plan: cuStreamSynchronize failed with CUDA e"
+    ):
         engine.run(image(1, 3, 8, 8))

@@ -74,7 +74,7 @@ def test_a_cache_folder_that_cannot_be_written(fake_gpu, tmp_path):
     use_tensorrt(fake_gpu)
     (tmp_path / "file").write_text("")
     fake_gpu.setenv("NMCOMPILE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(NmcompileError, match="cannot keep TensorRT's timings .* NMCOMPILE_CACHE"):
+    with pytest.raises(NmcompileError, match=r"cannot keep TensorRT's timings .* NMCOMPILE_CACHE"):
         built()
 
 
@@ -111,7 +111,7 @@ def test_what_tensorrt_cannot_read_is_told_in_its_words(fake_gpu):
     fake = use_tensorrt(fake_gpu)
     fake_gpu.setattr("nmcompile.backends.tensorrt_build.load_plugins", lambda _: None)
     assert not fake.plugin
-    with pytest.raises(NmcompileError, match="TensorRT cannot read engine.plan: In node 0 with "
+    with pytest.raises(NmcompileError, match=r"TensorRT cannot read engine.plan: In node 0 with "
                        "name: body.0.weight: Plugin not found; give another --target"):  # fmt: skip
         built(("body.0.weight",))
 
@@ -119,8 +119,8 @@ def test_what_tensorrt_cannot_read_is_told_in_its_words(fake_gpu):
 def test_what_tensorrt_cannot_build_is_told_in_its_words(fake_gpu):
     use_tensorrt(fake_gpu)
     fake_gpu.setattr("tests.nvidia.tensorrt.Builder.build_serialized_network", _fails)
-    with pytest.raises(NmcompileError, match="TensorRT cannot build engine.plan: Error Code 10: no "
-                       "implementation; give"):  # fmt: skip
+    said = r"TensorRT cannot build engine.plan: Error Code 10: no implementation; give"
+    with pytest.raises(NmcompileError, match=said):
         built()
 
 
