@@ -45,6 +45,8 @@ Dir::Etc::SourceParts "-";
 Dir::State::Lists "$work/lists";
 Dir::Cache "$work/cache";
 Acquire::Languages "none";
+Acquire::Retries "3";
+Acquire::http::Timeout "20";
 APT::Sandbox::User "";
 CONF
 export APT_CONFIG=$work/apt.conf

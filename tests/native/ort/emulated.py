@@ -27,7 +27,7 @@ def headers() -> Path:
     return pytest.skip(f"no ONNX Runtime headers: {part['reason']}")
 
 
-def build(folder: Path) -> Path:
+def build_ort_emulated(folder: Path) -> Path:
     """Compiles operator, kernels and the emulated device; skips where there are no headers."""
     include = headers()
     (folder / "no_cpu.cpp").write_text(_NO_CPU)

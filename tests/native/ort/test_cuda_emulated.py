@@ -15,7 +15,6 @@ from nmcompile.backends.nmconv_pack import Call, single
 from nmcompile.runtime.native.blob import Residual
 from nmcompile.runtime.native.cuda_pack import Half
 from tests.native.cuda.cases import CASES, Case, convolve, finish, weights, whole_numbers
-from tests.native.ort.emulated import build
 from tests.native.ort.test_refusals import changed
 from tests.networks import captured, image
 from tests.nmconv.test_writer import Parts
@@ -27,17 +26,12 @@ SOME = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return str(build(tmp_path_factory.mktemp("ort_emulated")))
-
-
 @pytest.fixture
-def session(library):
+def session(ort_emulated):
     def opened(model: onnx.ModelProto):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.register_custom_ops_library(library)
+        options.register_custom_ops_library(str(ort_emulated))
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
