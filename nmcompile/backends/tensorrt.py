@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from nmcompile.backends.nmconv_onnx import obstacles
+from nmcompile.backends.nmconv_fuse import find_convs, fuse
+from nmcompile.backends.nmconv_pack import TAKES
 from nmcompile.backends.tensorrt_build import (
     DENSE_PLAN,
     Engine,
@@ -58,9 +60,10 @@ class TensorRtTarget:
         self.name, self.profile, self.strict = name, profile, strict
         module, self.gpu = find_tensorrt(), open_device().gpu
         self.version = str(module.__version__)
-        self.plugins, self.note = True, ""
+        self.plugins, self.note, self._fingerprint = True, "", ""
         try:
-            plugin_library(major_of(module))
+            library = plugin_library(major_of(module))
+            self._fingerprint = hashlib.sha256(library.read_bytes()).hexdigest()[:16]
         except NmcompileError as error:
             self.plugins, self.note = False, f"only TensorRT's own tactics are weighed: {error}"
         self._times: dict[tuple[ConvSpec, str, str], float] = {}
@@ -86,8 +89,8 @@ class TensorRtTarget:
         return f"fp16.{_form(layer.op, pattern)}"
 
     def key(self) -> tuple[str, ...]:
-        """TensorRT, GPU, and what may run a layer besides TensorRT."""
-        return (self.version, str(self.gpu), PLUGIN if self.plugins else "")
+        """TensorRT, GPU, and which build of our plugin may run a layer besides TensorRT."""
+        return (self.version, str(self.gpu), self._fingerprint)
 
     def latency_ms(self, spec: ConvSpec, kernel: str) -> float:
         """Median time of the layer in an engine of its own, as the faster of both runs it."""
@@ -159,10 +162,18 @@ def plugin_layers(
     """
     if not target.plugins:
         return []
-    unable = obstacles(program, "cuda")
+    able = _writable(program)
     pruned = [layer for layer in program.the_plan.layers if not layer.pattern.is_dense]
-    able = [layer for layer in pruned if layer.name not in unable]
-    return [layer.name for layer in able if target.runs_as_plugin(layer, calls[layer.name])]
+    found = [layer for layer in pruned if layer.name in able]
+    return [layer.name for layer in found if target.runs_as_plugin(layer, calls[layer.name])]
+
+
+def _writable(program: Program) -> set[str]:
+    """Layers that can be NMConv nodes and give vectors of channels, a shuffle after them or not."""
+    found, _ = find_convs(program, TAKES["cuda"])
+    fuse(found, TAKES["cuda"])
+    ragged = {item.layer for item in found if item.shape[0] // item.shuffle**2 % _CHANNELS}
+    return {item.layer for item in found} - ragged
 
 
 def plugin_obstacle(spec: ConvSpec, pattern: Pattern) -> str | None:

@@ -195,19 +195,19 @@ def _timing_cache(module: Any, config: Any, gpu: str) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         found = path.read_bytes() if path.is_file() else b""
+        cache = config.create_timing_cache(found)
+        if cache is None or not config.set_timing_cache(cache, False):
+            cache = config.create_timing_cache(b"")  # damaged, or of another driver
+            config.set_timing_cache(cache, False)
+        yield
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+            stream.write(bytes(config.get_timing_cache().serialize()))
+        Path(stream.name).replace(path)
     except OSError as error:
         raise NmcompileError(
             f"{path}: cannot keep TensorRT's timings there ({error}); set NMCOMPILE_CACHE to a "
             "writable folder"
         ) from None
-    cache = config.create_timing_cache(found)
-    if cache is None or not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")  # damaged, or of another driver
-        config.set_timing_cache(cache, False)
-    yield
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-        stream.write(bytes(config.get_timing_cache().serialize()))
-    Path(stream.name).replace(path)
 
 
 def _inputs(interface: Interface) -> list[str]:

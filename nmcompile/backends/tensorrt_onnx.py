@@ -18,6 +18,7 @@ from nmcompile.backends.nmconv import DOMAIN, OPERATOR
 from nmcompile.backends.nmconv_onnx import write_nmconv
 from nmcompile.context import ConvSpec
 from nmcompile.convs import get_tensor, to_canonical, weight_uses
+from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Layer
 from nmcompile.program import Program
@@ -28,6 +29,7 @@ from nmcompile.runtime.native.cuda_pack import Half
 WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _AGAIN = "@"  # layer@2 is the second use of a weight
 _OPSET, _IR = 20, 10
+_LARGEST_HALF = 65504.0
 
 
 def half_model(program: Program, plugins: Collection[str]) -> onnx.ModelProto:
@@ -38,8 +40,16 @@ def half_model(program: Program, plugins: Collection[str]) -> onnx.ModelProto:
         plugins: names of the weights whose convolutions become NMConv nodes.
 
     Raises:
-        NmcompileError: an operation has no ONNX form, or would not run in fp16.
+        NmcompileError: an operation has no ONNX form or would not run in fp16, or a weight is
+            beyond fp16.
     """
+    for name in weight_uses(program.module):
+        largest = float(get_tensor(program.module, name).abs().max())
+        if not largest <= _LARGEST_HALF:
+            raise NmcompileError(
+                f"layer {name} has a weight of {largest:g}, fp16 holds up to {_LARGEST_HALF:g}; "
+                "scale it down, or give another --target"
+            )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_nmconv(program, path, format="cuda", half=Half.FP16, layers=plugins)

@@ -10,6 +10,7 @@ from torch import nn
 
 from nmcompile.backends.half_check import check_half
 from nmcompile.backends.tensorrt_onnx import half_model
+from nmcompile.convs import set_tensor
 from nmcompile.errors import NmcompileError
 from tests.networks import Around, PerPixel, Shared, captured, conv, image, plain
 
@@ -142,6 +143,15 @@ def test_what_depends_on_shapes_alone_may_be_fp32():
         [helper.make_tensor_value_info("y", TensorProto.FLOAT16, None)],
     )
     check_half(helper.make_model(graph))
+
+
+def test_weights_beyond_fp16_are_named():
+    program = captured(plain())
+    set_tensor(program.module, "body.2.weight", torch.full((8, 8, 3, 3), 1e5))
+    with pytest.raises(
+        NmcompileError, match=r"layer body.2.weight has a weight of 100000, fp16 ho"
+    ):
+        half_model(program, ())
 
 
 def test_a_network_that_asks_for_fp32_itself_computes_in_fp16():

@@ -1,6 +1,7 @@
 """Layers, patterns and a table of times -> TensorRT's tactic or our plugin; and who is refused."""
 
 import dataclasses
+import hashlib
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from nmcompile.backends import make_target
 from nmcompile.backends import tensorrt as backend
@@ -33,6 +35,7 @@ HALF = Pattern.parse("2:4")
 @pytest.fixture
 def target(fake_gpu, tmp_path):
     fake_gpu.setenv("NMCOMPILE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "11.so").write_bytes(b"a library")
     fake_gpu.setattr(backend, "plugin_library", lambda major: tmp_path / f"{major}.so")
     use_tensorrt(fake_gpu).plugin = True
     fake_gpu.setattr("nmcompile.backends.tensorrt_build.load_plugins", lambda _: None)
@@ -74,7 +77,8 @@ def test_names_and_keys(target):
     assert target.kernel(layer, HALF) == "fp16.nm-2:4"
     up = dataclasses.replace(layer, op="conv_transpose2d")
     assert target.kernel(up, HALF) == "fp16.dense"  # there are no sparse tactics for it
-    assert target.key() == ("11.1.0.106", "Fake GPU (compute capability 9.0)", "nmconv")
+    build = hashlib.sha256(b"a library").hexdigest()[:16]
+    assert target.key() == ("11.1.0.106", "Fake GPU (compute capability 9.0)", build)
     assert (target.executor, target.precision, target.threads) == ("tensorrt", "fp16", None)
     for pattern in target.default_patterns():
         assert pattern.n <= 2
@@ -98,6 +102,20 @@ def test_layers_for_which_our_kernel_is_faster_become_plugins(target, monkeypatc
     assert plugins_of(target, program) == ["body.1.weight"]
     target.plugins = False
     assert plugins_of(target, program) == []
+
+
+def test_a_shuffle_must_leave_vectors_of_channels(target, monkeypatch):
+    inner = [
+        conv(8, 16),
+        nn.PixelShuffle(2),
+        nn.PixelUnshuffle(2),
+        conv(16, 32),
+        nn.PixelShuffle(2),
+    ]
+    program = with_plan(captured(Around(*inner)), HALF)
+    timed_by(target, monkeypatch, {("tensorrt", n): 1.0 for n in (3, 8, 16, 32)}
+             | {("nmconv", n): 0.9 for n in (8, 16, 32)})  # fmt: skip
+    assert plugins_of(target, program) == ["body.3.weight"]  # 16 / 4 channels are no vector
 
 
 def test_a_weight_is_a_plugin_everywhere_or_nowhere(target, monkeypatch):
@@ -175,6 +193,7 @@ def test_without_the_plugin_library_the_engine_says_so(fake_gpu, tmp_path):
     fake_gpu.setattr(backend, "plugin_library", missing)
     target = make_target("tensorrt")
     assert not target.plugins
+    assert target.key()[2] == ""
     assert target.note == (
         "only TensorRT's own tactics are weighed: libnmk_trt11.so was not found; build it"
     )
