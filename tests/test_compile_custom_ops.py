@@ -132,7 +132,8 @@ def test_command_makes_an_engine_that_runs(tmp_path, library, times, monkeypatch
     command = [
         "weights.pt", "--arch", "tests.test_compile_custom_ops:Residual", "-o", "engine",
         "--target", "onnx", "--custom-ops", "--task", "denoise:25", "--range", "0..1",
-        "--input", "1x3x48x64", "--crops", "4", "--threads", "1", "--uniform", "2:4", "--prune", "magnitude",
+        "--input", "1x3x48x64", "--crops", "4", "--threads", "1", "--uniform", "2:4",
+        "--prune", "magnitude",
     ]  # fmt: skip
     assert main(command) == 0
     assert main(["inspect", "engine"]) == 0
