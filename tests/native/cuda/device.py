@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,32 @@ Array = NDArray[Any]
 
 
 def build_emulated(folder: Path) -> Path:
-    """Compiles the kernels themselves, and the emulated device, with the C++ compiler."""
+    """Compiles the kernels themselves, and the emulated device; objects stay beside the library."""
+    sources = [*sorted((_NATIVE / "cuda").glob("*.c*")), *sorted(_EMULATION.glob("*.cpp"))]
+    sources = [source for source in sources if source.suffix in (".cu", ".cpp")]
+    return link(folder / "libnmk_cuda_emulated.so", compile_emulated(sources, folder))
+
+
+def compile_emulated(sources: Sequence[Path], folder: Path, *flags: str) -> list[Path]:
+    """Compiles for the emulated device, warnings being errors; gives the objects."""
+    objects = [folder / f"{source.name}.o" for source in sources]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda pair: _run(_compiler(), *_FLAGS, *flags, "-c", pair[0], "-o", pair[1]),
+                      zip(sources, objects, strict=True)))  # fmt: skip
+    return objects
+
+
+def link(library: Path, objects: Sequence[Path], *flags: str) -> Path:
+    """Joins objects to a shared library."""
+    _run(_compiler(), "-shared", *objects, "-o", library, *flags)
+    return library
+
+
+def _compiler() -> str:
     compiler = os.environ.get("CXX", "g++").split()[0]
     if not shutil.which(compiler):
         pytest.skip(f"the emulated kernels need a C++ compiler; {compiler} was not found")
-    sources = [*sorted((_NATIVE / "cuda").glob("*.c*")), *sorted(_EMULATION.glob("*.cpp"))]
-    sources = [source for source in sources if source.suffix in (".cu", ".cpp")]
-    objects = [folder / f"{source.name}.o" for source in sources]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda pair: _run(compiler, *_FLAGS, "-c", pair[0], "-o", pair[1]),
-                      zip(sources, objects, strict=True)))  # fmt: skip
-    library = folder / "libnmk_cuda_emulated.so"
-    _run(compiler, "-shared", *objects, "-o", library)
-    return library
+    return compiler
 
 
 def _run(*command: object) -> None:
@@ -50,6 +64,7 @@ class EmulatedDevice:
     """The kernels' sources, run on this processor."""
 
     def __init__(self, path: Path) -> None:
+        self.folder = path.parent
         self.library = load_library(path)
         self.library.nmk_emulated_malloc.restype = ctypes.c_void_p
         self.library.nmk_emulated_malloc.argtypes = [ctypes.c_size_t]
@@ -103,10 +118,10 @@ class EmulatedDevice:
 
 
 class GpuDevice:
-    """The kernels as nvcc compiled them, on the current GPU."""
+    """The kernels as nvcc compiled them, on the current GPU; without `path`, its memory alone."""
 
-    def __init__(self, path: Path) -> None:
-        self.library = load_library(path)
+    def __init__(self, path: Path | None = None) -> None:
+        self.library = load_library(path) if path else None
         self._tensors: dict[int, Any] = {}
 
     def configure(self, **_: Any) -> None:

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+#include "cuda_runtime_api.h"
+
 #define __global__
 #define __grid_constant__
 #define __launch_bounds__(...)
@@ -25,7 +27,6 @@ enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount,
     cudaDevAttrMaxSharedMemoryPerBlockOptin,
 };
-using cudaStream_t = void*;
 
 struct dim3 {
     unsigned x;

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
 
 #include "params.h"
@@ -61,6 +62,7 @@ struct Machine {
 };
 
 Machine machine;
+std::mutex turn;  // of the threads that call: one launch or allocation at a time
 
 Fiber& own() { return *machine.fibers[static_cast<size_t>(machine.running)]; }
 
@@ -216,6 +218,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
         if (value > machine.settings.shared_of_block) return cudaErrorInvalidValue;
         machine.allowed[function] = static_cast<size_t>(value);
@@ -232,11 +235,13 @@ cudaError_t cudaMalloc(void** pointer, size_t size) {
     *pointer = ::operator new(size, std::align_val_t(256), std::nothrow);
     if (!*pointer) return cudaErrorMemoryAllocation;
     std::memset(*pointer, emulated::kPoison, size);
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     machine.allocations[reinterpret_cast<uintptr_t>(*pointer)] = size;
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void* pointer) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     machine.allocations.erase(reinterpret_cast<uintptr_t>(pointer));
     ::operator delete(pointer, std::align_val_t(256));
     return cudaSuccess;
@@ -249,6 +254,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) 
 
 cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
                              cudaStream_t) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
     if (shared_bytes > machine.allowed[function]) return cudaErrorInvalidValue;
     std::mt19937 random(machine.settings.seed);
     machine.entry = reinterpret_cast<emulated::Entry>(const_cast<void*>(function));
