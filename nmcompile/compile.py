@@ -210,7 +210,8 @@ def _compile(
     dense, ctx = opened.dense, opened.ctx
     target = ctx.target.fitted(dense, ctx.reference_size)
     if target is not ctx.target:
-        clock.reporter.note(f"note: {target.note}")
+        if target.note:
+            clock.reporter.note(f"note: {target.note}")
         ctx = dataclasses.replace(ctx, target=target)
     with clock.stage("settling the precision"):
         target, precision = settle_precision(dense, ctx, settings.precision)

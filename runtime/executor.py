@@ -23,6 +23,9 @@ _FATAL_ONLY = 4  # ONNX Runtime's severity: what goes wrong is raised, not print
 class OrtExecutor:
     """One ONNX model, ready to run.
 
+    Attributes:
+        session: ONNX Runtime's own.
+
     Args:
         model_path: the ONNX file; its first output is what a call returns.
         threads: how many threads one run may use; None takes every core this process may use.
@@ -54,15 +57,15 @@ class OrtExecutor:
             if library is not None:
                 options.add_session_config_entry(_THREADS_ENTRY, str(options.intra_op_num_threads))
                 options.register_custom_ops_library(str(library))
-            self._session = runtime.InferenceSession(str(model_path), options, providers=providers)
+            self.session = runtime.InferenceSession(str(model_path), options, providers=providers)
         except self._failures as error:
             raise NmcompileError(
                 f"{model_path} cannot be run ({_first_line(error)}); compile the engine again"
             ) from None
-        if provider not in self._session.get_providers():
+        if provider not in self.session.get_providers():
             raise NmcompileError(
                 f"{provider} could not start and ONNX Runtime left the network to "
-                f"{', '.join(self._session.get_providers())}; install the CUDA and cuDNN that "
+                f"{', '.join(self.session.get_providers())}; install the CUDA and cuDNN that "
                 f"onnxruntime-gpu {runtime.__version__} needs"
             )
 
@@ -91,7 +94,7 @@ class OrtExecutor:
         options = self._runtime.RunOptions()
         options.only_execute_path_to_fetches = only
         try:
-            found: list[NDArray[Any]] = self._session.run(outputs, dict(inputs), options)
+            found: list[NDArray[Any]] = self.session.run(outputs, dict(inputs), options)
         except self._failures as error:
             if "alloc" not in str(error):
                 raise

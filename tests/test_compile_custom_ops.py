@@ -169,8 +169,9 @@ def test_option_for_another_target(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def gpu(fake_gpu, ort_emulated, times):
     """A machine where the CPU provider is the GPU's, and the emulated library the installed one."""
+    fake_gpu.setattr(CudaTarget, "provider", executor.CPU_PROVIDER)
+    fake_gpu.setattr(custom_ops, "CUDA_PROVIDER", executor.CPU_PROVIDER)
     for module in ("backends.cuda", "runtime.custom_ops"):
-        fake_gpu.setattr(f"nmcompile.{module}.CUDA_PROVIDER", executor.CPU_PROVIDER)
         fake_gpu.setattr(f"nmcompile.{module}.custom_ops_library", lambda *_, **__: ort_emulated)
     return fake_gpu
 

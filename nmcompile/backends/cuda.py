@@ -42,6 +42,7 @@ class CudaTarget(CustomOpsTarget):
     format = "cuda"
     half = Half.FP16
     layout = "NHWC"
+    provider = CUDA_PROVIDER
 
     def __init__(self, name: str = "cuda", outside: Collection[str] = ()) -> None:
         """Looks for a GPU, ONNX Runtime's CUDA provider and our library.
@@ -51,7 +52,7 @@ class CudaTarget(CustomOpsTarget):
         """
         self.gpu = open_device().gpu
         check_capability(self.gpu)
-        check_provider(onnxruntime, CUDA_PROVIDER)
+        check_provider(onnxruntime, self.provider)
         self._begin(name, None, outside, custom_ops_library(cuda=True))
 
     def fitted(self, program: Program, size: tuple[int, int]) -> CudaTarget:
@@ -60,7 +61,7 @@ class CudaTarget(CustomOpsTarget):
 
     def key(self) -> tuple[str, ...]:
         """GPU, versions and kernels."""
-        return (*super().key(), CUDA_PROVIDER, str(self.gpu))
+        return (*super().key(), self.provider, str(self.gpu))
 
     def default_patterns(self) -> tuple[Pattern, ...]:
         """Those of sparse tensor cores, and those whose channels are gathered."""
@@ -69,7 +70,7 @@ class CudaTarget(CustomOpsTarget):
     def needs(self, nodes: dict[str, str]) -> CustomOps:
         """What an engine with those nodes needs."""
         gpu = self.gpu
-        return CustomOps(ABI_VERSION, CUDA_PROVIDER, nodes, gpu.name, gpu.compute_capability)
+        return CustomOps(ABI_VERSION, self.provider, nodes, gpu.name, gpu.compute_capability)
 
     def write_dense(self, folder: Path, dense: Program) -> None:
         """Writes the original in halves, all by cuDNN, to compare with."""
@@ -77,7 +78,7 @@ class CudaTarget(CustomOpsTarget):
 
     def time_ms(self, model: onnx.ModelProto, spec: ConvSpec) -> float:
         """Median time of a model x -> y, both of them on the GPU."""
-        session = self._session(model)
+        session = self.opened(model).session
         x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float16)
         if model.graph.node[0].op_type == OPERATOR:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
@@ -90,10 +91,3 @@ class CudaTarget(CustomOpsTarget):
             binding.synchronize_outputs()
 
         return median_ms(run)
-
-    def _session(self, model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.register_custom_ops_library(str(self.library))
-        return onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=[CUDA_PROVIDER]
-        )

@@ -41,6 +41,7 @@ class CustomOpsTarget:
     Attributes:
         half: the 16-bit type that engines compute in; None for fp32.
         layout: of the images that our operator reads and writes.
+        provider: ONNX Runtime's execution provider.
         outside: layers that it cannot run.
     """
 
@@ -49,6 +50,7 @@ class CustomOpsTarget:
     format = "cpu"
     half: Half | None = None
     layout = "NCHW"
+    provider = CPU_PROVIDER
 
     def __init__(
         self,
@@ -123,16 +125,20 @@ class CustomOpsTarget:
 
     def needs(self, nodes: dict[str, str]) -> CustomOps:
         """What an engine with those nodes needs."""
-        return CustomOps(ABI_VERSION, CPU_PROVIDER, nodes)
+        return CustomOps(ABI_VERSION, self.provider, nodes)
 
     def time_ms(self, model: onnx.ModelProto, spec: ConvSpec) -> float:
         """Median time of a model x -> y on noise of the call's size."""
+        executor = self.opened(model)
+        x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
+        return median_ms(lambda: executor({"x": x}))
+
+    def opened(self, model: onnx.ModelProto) -> OrtExecutor:
+        """A model, ready to run where engines do."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "layer.onnx"
             onnx.save(model, path)
-            executor = OrtExecutor(path, self.threads, self.library)
-        x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
-        return median_ms(lambda: executor({"x": x}))
+            return OrtExecutor(path, self.threads, self.library, self.provider)
 
     def _timed(self, spec: ConvSpec, kernel: str) -> float:
         key = (spec, kernel)
