@@ -21,7 +21,6 @@ _LIBRARY = "libnmk_ort.so"
 _LEAST_MAJOR = 8
 _REBUILD = "build it with `make install`, or with -C cmake.define.ONNXRUNTIME_INCLUDE_DIR=FOLDER"
 
-
 _LOGGER = logging.getLogger("nmcompile.runtime")
 
 

@@ -73,7 +73,7 @@ class OrtExecutor:
         """Runs the model once.
 
         Raises:
-            NmcompileError: it needs more memory than there is.
+            NmcompileError: it needs more memory than there is, or an operator of ours refused.
         """
         output: NDArray[np.float32] = self.run(inputs)[0]
         return output
@@ -96,6 +96,9 @@ class OrtExecutor:
         try:
             found: list[NDArray[Any]] = self.session.run(outputs, dict(inputs), options)
         except self._failures as error:
+            _, ours, said = str(error).partition("Status Message: layer ")
+            if ours:
+                raise NmcompileError(f"layer {said.splitlines()[0]}") from None
             if "alloc" not in str(error):
                 raise
             raise NmcompileError(
@@ -178,4 +181,4 @@ def _failures(runtime: Any) -> tuple[type[Exception], ...]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+    return str(error).strip().splitlines()[0][:400]
