@@ -151,7 +151,8 @@ def verify(engine: Engine, program: Program, ctx: Context) -> dict[str, Any]:
     if rounded and not agreement >= LEAST_AGREEMENT_DB:
         raise NmcompileError(
             f"in {ctx.target.precision} the engine's output is only {agreement:.1f} dB from the "
-            f"network's, at least {LEAST_AGREEMENT_DB:g} is expected; give --precision fp32"
+            f"network's, at least {LEAST_AGREEMENT_DB:g} is expected; give --precision fp32 or "
+            "another --target"
         )
     if not rounded and not worst <= _TOLERANCE:
         raise NmcompileError(

@@ -49,7 +49,8 @@ def check_half(model: onnx.ModelProto) -> None:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise NmcompileError(
             f"{len(found)} operations would not run in fp16: {', '.join(found[:_NAMED])}{more}; "
-            "the network asks for their type itself: change it there, or give another --target"
+            "the network asks for that type, or torch.onnx takes it (var, norm); compute them "
+            "otherwise there, or give another --target"
         )
 
 

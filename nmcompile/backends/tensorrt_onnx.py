@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nmcompile.backends.half_check import check_half
 from nmcompile.backends.nmconv import DOMAIN, OPERATOR
 from nmcompile.backends.nmconv_onnx import write_nmconv
 from nmcompile.context import ConvSpec
-from nmcompile.convs import get_tensor, to_canonical, weight_uses
+from nmcompile.convs import get_tensor, read_conv, to_canonical, weight_uses
 from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Layer
@@ -30,6 +30,9 @@ WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _AGAIN = "@"  # layer@2 is the second use of a weight
 _OPSET, _IR = 20, 10
 _LARGEST_HALF = 65504.0
+# Where the ONNX parser looks for our plugin; from 10.10 on it takes the domain by itself.
+_NAMESPACE = helper.make_attribute("plugin_namespace", DOMAIN)
+_Key = tuple[object, ...]
 
 
 def half_model(program: Program, plugins: Collection[str]) -> onnx.ModelProto:
@@ -54,7 +57,7 @@ def half_model(program: Program, plugins: Collection[str]) -> onnx.ModelProto:
         path = Path(folder) / "model.onnx"
         write_nmconv(program, path, format="cuda", half=Half.FP16, layers=plugins)
         model = onnx.load(path)
-    _name_layers(model, program)
+    _name_layers(model, _uses(program, plugins))
     check_half(model)
     return model
 
@@ -137,36 +140,47 @@ def _plugin(spec: ConvSpec, pattern: Pattern, weight: NDArray[np.float32]) -> on
         OPERATOR, ["x16"], ["y16"], "layer", domain=DOMAIN, weights=numpy_helper.from_array(words),
         bytes=len(packed), format="cuda", residual=0, routed=0, layout="NCHW", pattern=str(pattern),
     )  # fmt: skip
-    node.attribute.append(helper.make_attribute("name", "layer"))
+    node.attribute.extend([helper.make_attribute("name", "layer"), _NAMESPACE])
     return node
 
 
-def _name_layers(model: onnx.ModelProto, program: Program) -> None:
-    """Gives every node a name of its own, and those that apply a weight the weight's."""
-    layers = {
-        _key(value): name for name in weight_uses(program.module) for value in _forms(program, name)
-    }
-    named = {
-        tensor.name: layers.get(_key(numpy_helper.to_array(tensor)))
+def _name_layers(model: onnx.ModelProto, uses: Mapping[_Key, list[str]]) -> None:
+    """Names every node, those that apply a weight after it, and says where plugins are found.
+
+    A weight is found by its values, in the order of its uses: the exporter transposes weights of
+    linear layers, and keeps one of several that are equal.
+    """
+    waiting = {
+        tensor.name: uses.get(_key(numpy_helper.to_array(tensor)), [])
         for tensor in model.graph.initializer
     }
-    named |= {name: name for name in weight_uses(program.module) if name in named}
-    uses: dict[str, int] = {}
     for index, node in enumerate(model.graph.node):
-        weights = (named.get(name) for name in node.input[1:2] if node.op_type in WEIGHTED)
-        name = next(filter(None, weights), None)
-        if name is not None:
-            uses[name] = uses.get(name, 0) + 1
-            node.name = name if uses[name] == 1 else f"{name}{_AGAIN}{uses[name]}"
-        elif node.domain != DOMAIN:
+        names = waiting.get(node.input[1], []) if node.op_type in WEIGHTED else []
+        if names:
+            node.name = names.pop(0)
+        elif node.domain == DOMAIN:
+            node.attribute.append(_NAMESPACE)
+        else:
             node.name = f"{node.op_type}_{index}"
 
 
-def _forms(program: Program, name: str) -> list[NDArray[np.float16]]:
-    """How the exporter may have written a weight: as it is, or (linear) transposed."""
-    value = get_tensor(program.module, name).to(torch.float16).numpy()
-    return [value, np.ascontiguousarray(value.T)] if value.ndim == 2 else [value]
+def _uses(program: Program, plugins: Collection[str]) -> dict[_Key, list[str]]:
+    """A weight's values, as they are or transposed -> the names of the nodes that apply them."""
+    found: dict[_Key, list[str]] = {}
+    counts: dict[str, int] = {}
+    for node in program.module.graph.nodes:
+        conv = read_conv(node)
+        name = "" if conv is None else str(conv.weight.target)
+        if not name or name in plugins:
+            continue
+        counts[name] = counts.get(name, 0) + 1
+        value = get_tensor(program.module, name).to(torch.float16).numpy()
+        names = found.setdefault(_key(value), [])
+        names.append(name if counts[name] == 1 else f"{name}{_AGAIN}{counts[name]}")
+        if value.ndim == 2:
+            found[_key(np.ascontiguousarray(value.T))] = names
+    return found
 
 
-def _key(values: NDArray[np.generic]) -> tuple[object, ...]:
+def _key(values: NDArray[np.generic]) -> _Key:
     return str(values.dtype), values.shape, values.tobytes()

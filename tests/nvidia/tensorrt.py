@@ -137,8 +137,8 @@ class OnnxParser:
 
     def parse(self, data: bytes) -> bool:
         model = self._network["model"] = onnx.load_model_from_string(data)
-        known = {"", "nmcompile"} if self._fake.plugin else {""}
-        lost = [node for node in model.graph.node if node.domain not in known]
+        known = {b"nmcompile"} if self._fake.plugin else set()
+        lost = [node for node in model.graph.node if node.domain and _namespace(node) not in known]
         self._errors = [f"In node 0 with name: {x.name}: Plugin not found" for x in lost]
         return not lost
 
@@ -306,10 +306,16 @@ def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
+def _namespace(node: onnx.NodeProto) -> bytes:
+    """Where parsers before 10.10 look for a plugin."""
+    return next((x.s for x in node.attribute if x.name == "plugin_namespace"), b"")
+
+
 def _plain(node: onnx.NodeProto, model: onnx.ModelProto) -> list[onnx.NodeProto]:
     values = {x.name: onnx.helper.get_attribute_value(x) for x in node.attribute}
     assert set(values) == {
         "weights", "bytes", "format", "residual", "routed", "layout", "name", "pattern",
+        "plugin_namespace",
     }  # fmt: skip
     assert (values["format"], values["layout"], values["routed"]) == (b"cuda", b"NCHW", 0)
     packed = numpy_helper.to_array(values["weights"]).tobytes()[: values["bytes"]]

@@ -10,7 +10,7 @@ from torch import nn
 
 from nmcompile.backends.half_check import check_half
 from nmcompile.backends.tensorrt_onnx import half_model
-from nmcompile.convs import set_tensor
+from nmcompile.convs import get_tensor, set_tensor
 from nmcompile.errors import NmcompileError
 from tests.networks import Around, PerPixel, Shared, captured, conv, image, plain
 
@@ -143,6 +143,28 @@ def test_what_depends_on_shapes_alone_may_be_fp32():
         [helper.make_tensor_value_info("y", TensorProto.FLOAT16, None)],
     )
     check_half(helper.make_model(graph))
+
+
+def test_statistics_that_are_taken_in_fp32_are_named():
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return x + y / torch.sqrt(y.var(1, keepdim=True) + 1e-5)
+
+    with pytest.raises(NmcompileError, match=r"ReduceMean\w* \(fp32\).*torch.onnx takes it \(var"):
+        half_model(captured(Normalised()), ())
+
+
+def test_equal_weights_keep_their_names():
+    program = captured(plain())
+    same = get_tensor(program.module, "body.0.weight")
+    set_tensor(program.module, "body.2.weight", same)
+    names = [node.name for node in half_model(program, ()).graph.node if node.op_type == "Conv"]
+    assert names == ["head.weight", "body.0.weight", "body.2.weight", "tail.weight"]
 
 
 def test_weights_beyond_fp16_are_named():

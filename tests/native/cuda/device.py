@@ -97,6 +97,14 @@ class EmulatedDevice:
         """Rows of matrices that waited for a bank since the last `configure`."""
         return int(self.library.nmk_emulated_conflicts())
 
+    @property
+    def allocations(self) -> NDArray[np.int32]:
+        """How many pieces of its memory are taken now, and ever were."""
+        counts = np.zeros(2, np.int32)
+        now, ever = (ctypes.c_void_p(counts[i:].ctypes.data) for i in range(2))
+        self.library.nmk_emulated_allocations(now, ever)
+        return counts
+
     def put(self, array: Array) -> int:
         """Copies an array to the device; gives its address."""
         array = np.ascontiguousarray(array)

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -43,15 +44,36 @@ def test_sizes_may_change_between_runs(harness, device):
         np.testing.assert_array_equal(run(device, plugin, case, tensors, expected.shape), expected)
 
 
-def test_clones_share_weights_that_outlive_the_first(harness, device, monkeypatch):
-    """The weights of a layer are on the device once, for all clones and contexts."""
-    made = node_of(SMALL)
-    first = harness.plugin(made)
-    clone = first.clone().attach()
-    del first
+def test_clone_outlives_the_plugin_that_it_is_of(harness, device):
+    plugin = harness.plugin(node_of(SMALL)).clone()
     expected = expectation(SMALL, 0)
-    tensors = tensors_of(SMALL, made, (1, 5, 6), expected.shape)
-    np.testing.assert_array_equal(run(device, clone, SMALL, tensors, expected.shape), expected)
+    tensors = tensors_of(SMALL, node_of(SMALL), (1, 5, 6), expected.shape)
+    found = run(device, plugin, SMALL, tensors, expected.shape)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_weights_are_on_the_device_once_and_until_the_last_goes(harness, device):
+    """For all clones and contexts, also where these are made at once."""
+    before = device.allocations
+    made = node_of(Case(kernel=1, padding=(0,) * 4, inputs=512, outputs=512))
+    clones = [plugin.clone() for plugin in [harness.plugin(made)] * 8]
+    start = Barrier(len(clones))
+
+    def attach(plugin):
+        start.wait()
+        return plugin.attach()
+
+    def taken():
+        return tuple(device.allocations - before)
+
+    assert taken() == (0, 0)
+    with ThreadPoolExecutor(len(clones)) as pool:
+        attached = list(pool.map(attach, clones))
+    clones.clear()
+    del attached[1:]
+    assert taken() == (1, 1)
+    attached.clear()
+    assert taken() == (0, 1)
 
 
 def test_threads_make_clone_keep_and_run_plugins(harness, device):

@@ -9,12 +9,14 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <random>
+#include <thread>
 
 #include "params.h"
 
@@ -58,6 +60,7 @@ struct Machine {
     Entry entry = nullptr;
     const nmk_cuda::Params* params = nullptr;
     long conflicts = 0;
+    int ever = 0;
     char problem[256] = "";
 };
 
@@ -232,11 +235,13 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
 }
 
 cudaError_t cudaMalloc(void** pointer, size_t size) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // slow as it is, threads meet in it
     *pointer = ::operator new(size, std::align_val_t(256), std::nothrow);
     if (!*pointer) return cudaErrorMemoryAllocation;
     std::memset(*pointer, emulated::kPoison, size);
     const std::lock_guard<std::mutex> lock(emulated::turn);
     machine.allocations[reinterpret_cast<uintptr_t>(*pointer)] = size;
+    ++machine.ever;
     return cudaSuccess;
 }
 
@@ -287,6 +292,13 @@ __attribute__((visibility("default"))) void nmk_emulated_configure(int shared_of
 }
 
 __attribute__((visibility("default"))) long nmk_emulated_conflicts() { return machine.conflicts; }
+
+// Pieces of memory: taken now, and ever.
+__attribute__((visibility("default"))) void nmk_emulated_allocations(int* now, int* ever) {
+    const std::lock_guard<std::mutex> lock(emulated::turn);
+    *now = static_cast<int>(machine.allocations.size());
+    *ever = machine.ever;
+}
 
 __attribute__((visibility("default"))) void* nmk_emulated_malloc(size_t size) {
     void* pointer = nullptr;
