@@ -37,9 +37,9 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
 
 
 @pytest.fixture(scope="session")
-def ort_emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ort_emulated(tmp_path_factory: pytest.TempPathFactory, emulated: EmulatedDevice) -> Path:
     """libnmk_ort with the CUDA kernels on an emulated GPU, for the CPU provider."""
-    return build_ort_emulated(tmp_path_factory.mktemp("ort_emulated"))
+    return build_ort_emulated(tmp_path_factory.mktemp("ort_emulated"), emulated.folder)
 
 
 @pytest.fixture(scope="session")
