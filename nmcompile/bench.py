@@ -60,8 +60,8 @@ def bench(
         nothing), `ratio` (median over the rounds of peer time / our time), `ratio_low` and
         `ratio_high` (its quartiles), `version` and `precision`; `size`, `threads`, `isa` (as
         asked), `rounds`, `others` (share of the cores' time that other work took), `cpu`, and
-        `note`: what the engine's receipt says about its kernels and which runtime was not held to
-        `isa`, or "".
+        `note`: which GPU runs the engine (peers run on the processor), what its receipt says about
+        its kernels, and which runtime was not held to `isa`, or "".
 
     Raises:
         NmcompileError: no engine, an unknown or missing peer, or an impossible size or isa.
@@ -244,7 +244,9 @@ def _note(engine: Engine, isa: str | None, peers: Mapping[str, Peer]) -> str:
     receipt = engine.path / "receipt.json"
     note = str(json.loads(receipt.read_text()).get("note", "")) if receipt.is_file() else ""
     free = engine.isa is None or not all(peer.capped for peer in peers.values())
-    return "; ".join(filter(None, (note, UNCAPPED if isa and free else "")))
+    built = engine.manifest.built
+    where = f"this engine runs on {built.gpu}, the others on the processor" if built else ""
+    return "; ".join(filter(None, (where, note, UNCAPPED if isa and free else "")))
 
 
 def _cpu_name() -> str:

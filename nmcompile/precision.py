@@ -69,7 +69,7 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
         raise NmcompileError(f"--precision {wanted}: expected {', '.join(PRECISIONS)}")
     target = ctx.target
     if isinstance(target, TensorRtTarget | CudaTarget):
-        return target, _of_gpu(wanted)
+        return target, _of_gpu("TensorRT" if isinstance(target, TensorRtTarget) else "CUDA", wanted)
     if wanted == "fp32":
         return target, Precision("fp32", "asked for")
     names = [wanted] if wanted in _GAINS else [*_GAINS]
@@ -90,11 +90,11 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
     return target.with_precision(found.chosen), found
 
 
-def _of_gpu(wanted: str) -> Precision:
+def _of_gpu(name: str, wanted: str) -> Precision:
     if wanted in ("auto", "fp16"):
         return Precision("fp16", "engines for GPUs are fp16 throughout")
     raise NmcompileError(
-        f"--precision {wanted}: engines for GPUs are fp16; leave it out, or give another --target"
+        f"--precision {wanted}: {name} engines are fp16; leave it out, or give another --target"
     )
 
 

@@ -16,10 +16,10 @@ _CREATOR = ("NMConv", "1", "nmcompile")  # operator, version, namespace
 
 
 def find_tensorrt(needed: str = "10.x or 11.x") -> Any:
-    """The module `tensorrt`; NmcompileError if it is not installed, or of another major."""
+    """The module `tensorrt`; NmcompileError if it cannot be imported, or is of another major."""
     try:
         module = importlib.import_module("tensorrt")
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # it loads its libraries at once
         raise NmcompileError(
             f"TensorRT {needed} is needed and its Python module cannot be imported ({error}); "
             "install it: pip install tensorrt"
@@ -42,7 +42,7 @@ def version_of(module: Any) -> str:
 
 
 def make_logger(module: Any) -> Any:
-    """A TensorRT logger that keeps messages of INFO and above in `lines`, worst in `errors`."""
+    """A TensorRT logger that keeps messages in `lines`, details apart, and errors in `errors`."""
 
     class Log(module.ILogger):  # type: ignore[misc]  # there is no such class before the import
         def __init__(self) -> None:
@@ -54,7 +54,7 @@ def make_logger(module: Any) -> Any:
             level = module.ILogger.Severity
             if severity in (level.ERROR, level.INTERNAL_ERROR):
                 self.errors.append(msg)
-            if severity != level.VERBOSE:
+            if severity != level.VERBOSE or "(Sparsity)" in msg:
                 self.lines.append(msg)
 
     return Log()

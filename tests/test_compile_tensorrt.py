@@ -102,6 +102,19 @@ def _check_what_is_shown(engine, receipt, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "1 run dense: narrow.weight" in said
     assert "only TensorRT's own tactics are weighed" in said
+    bench = [
+        "bench",
+        str(engine.path),
+        "--against",
+        "onnxruntime",
+        "--size",
+        "24x32",
+        "--runs",
+        "5",
+    ]
+    assert cli.main([*bench, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["note"].startswith("this engine runs on Fake GPU, the others on the processor; ")
     assert cli.main(["inspect", str(engine.path)]) == 0
     said = capsys.readouterr().out
     assert "whole network, Fake GPU" in said

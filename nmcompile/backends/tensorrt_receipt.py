@@ -71,7 +71,7 @@ class Facts:
     @property
     def _why(self) -> str:
         if not self.valid:
-            return "TensorRT's sparse tactics need at most 2 of 4 input channels, in fours"
+            return "sparse tactics need one group and at most 2 of every 4 input channels"
         if self.eligible is None:
             return "the build log says nothing of sparsity"
         return "its dense tactic is faster" if self.eligible else "TensorRT finds it not eligible"

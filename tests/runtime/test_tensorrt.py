@@ -124,6 +124,15 @@ def test_no_tensorrt(tmp_path, fake_gpu):
         load(write(tmp_path / "engine"))
 
 
+def test_tensorrt_without_its_libraries(tmp_path, fake_gpu):
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: no such file')")
+    fake_gpu.syspath_prepend(tmp_path)
+    with pytest.raises(
+        NmcompileError, match=r"cannot be imported \(libnvinfer.so.11: no such file"
+    ):
+        load(write(tmp_path / "engine"))
+
+
 @pytest.mark.parametrize(
     ("version", "problem"),
     [

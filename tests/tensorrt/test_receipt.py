@@ -84,7 +84,7 @@ def test_what_runs_each_layer(tmp_path, major):
         ("head.weight", "dense tactic; in the engine 0.052 ms (dense 0.052 ms)"),
         ("body.0.weight", "sparse tactic; in the engine 0.4 ms (dense 0.4 ms)"),
         ("body.1.weight", "runs dense: its dense tactic is faster; in the"),
-        ("body.2.weight", "runs dense: TensorRT's sparse tactics need at most 2 of 4 input"),
+        ("body.2.weight", "runs dense: sparse tactics need one group and at most 2 of every 4"),
         ("body.3.weight", "plugin; in the engine 0.3 ms"),
         ("tail.weight", "runs dense: TensorRT finds it not eligible; in"),
         ("gone.weight", "no layer of the engine names it"),
