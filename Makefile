@@ -32,7 +32,9 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt nmcompile/__init__.py $(
 	  { echo "make install: no C++ compiler $(CXX); on Debian: apt install g++" >&2; exit 1; }
 	@echo "installing nmcompile into $(VENV); the first time this takes minutes"
 	$(PIP) install --quiet --constraint constraints.txt scikit-build-core cmake ninja
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,peers]'
+	@headers=$$(runtime/native/ort/find_headers.sh build/onnxruntime) || true; set -x; \
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,peers]' \
+	  $${headers:+-C cmake.define.ONNXRUNTIME_INCLUDE_DIR=$$headers}
 	@mkdir -p .mypy/nmcompile
 	@ln -sfn ../../passes .mypy/nmcompile/passes
 	@ln -sfn ../../runtime .mypy/nmcompile/runtime

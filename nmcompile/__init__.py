@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nmcompile.pattern import Pattern
     from nmcompile.plan import Plan
     from nmcompile.runtime import load
+    from nmcompile.runtime.custom_ops import custom_ops_library
     from nmcompile.tasks import Task
     from nmcompile.transform import analyze, assign, prepare, prune
 
@@ -33,6 +34,7 @@ __all__ = [
     "assign",
     "capture",
     "compile",
+    "custom_ops_library",
     "evaluate",
     "load",
     "prepare",
@@ -48,6 +50,7 @@ _HOME = {
     "assign": "transform",
     "capture": "capture",
     "compile": "compile",
+    "custom_ops_library": "runtime.custom_ops",
     "prepare": "transform",
     "evaluate": "evaluate",
     "load": "runtime",

@@ -25,7 +25,7 @@ from nmcompile.data import Source
 from nmcompile.engine import ExtraInput, check_writable, seal, writing
 from nmcompile.errors import NmcompileError
 from nmcompile.finetuning import fine_tune, remove_checkpoint, training_facts, with_checkpoint
-from nmcompile.lowering import make_manifest, open_dense, write_parts
+from nmcompile.lowering import make_manifest, open_dense, settle_kernels, write_parts
 from nmcompile.masks import FIXED, Masks
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
@@ -55,7 +55,8 @@ class Settings:
     Attributes:
         task: what the network does; found by trial if None.
         source: calibration images; scikit-image's photographs if None.
-        target: cpu, cpu:ISA (a name of nmcompile.isa.CAPS), onnx or tensorrt.
+        target: cpu, cpu:ISA (a name of nmcompile.isa.CAPS), onnx, onnx:custom-ops, cuda or
+            tensorrt.
         profile, strict: of tensorrt, see nmcompile.backends.make_target.
         budget: what the result may cost.
         patterns: candidates; the target's own if None.
@@ -209,7 +210,8 @@ def _compile(
     dense, ctx = opened.dense, opened.ctx
     target = ctx.target.fitted(dense, ctx.reference_size)
     if target is not ctx.target:
-        clock.reporter.note(f"note: {target.note}")
+        if target.note:
+            clock.reporter.note(f"note: {target.note}")
         ctx = dataclasses.replace(ctx, target=target)
     with clock.stage("settling the precision"):
         target, precision = settle_precision(dense, ctx, settings.precision)
@@ -225,6 +227,8 @@ def _compile(
         sparse = _prune(dense, ctx, settings, clock)
     else:
         sparse, training = _train(opened, ctx, settings, clock, world)
+    with clock.stage("choosing kernels"):
+        sparse = settle_kernels(sparse, ctx)
     about = About(settings.name, precision, opened.notes, training)
     return _write(output, dense, sparse, ctx, about, clock, adaptive)
 

@@ -9,6 +9,8 @@ import torch
 
 import nmcompile
 from nmcompile.backends.cpu import allowed_kernels, most_isa
+from nmcompile.backends.cuda import CudaTarget
+from nmcompile.backends.custom_ops import CustomOpsTarget
 from nmcompile.backends.native import Allowed, lower
 from nmcompile.backends.onnx import (
     check_onnx,
@@ -23,7 +25,7 @@ from nmcompile.backends.tensorrt import TensorRtTarget, plugin_layers
 from nmcompile.backends.tensorrt_build import DENSE_PLAN
 from nmcompile.backends.tensorrt_receipt import check_strict, layer_facts
 from nmcompile.capture.tracing import quiet
-from nmcompile.context import Context
+from nmcompile.context import Context, ConvSpec
 from nmcompile.convs import weight_uses
 from nmcompile.engine import Built, Manifest, Routing
 from nmcompile.passes.measure_latency import conv_spec
@@ -31,6 +33,7 @@ from nmcompile.program import Program
 from nmcompile.receptive_field import receptive_halo
 from nmcompile.routing.facts import levels_json
 from nmcompile.routing.making import Adaptive
+from nmcompile.runtime.custom_ops import DENSE_MODEL, open_custom
 from nmcompile.runtime.engine import Executor
 from nmcompile.runtime.executor import MODEL, NATIVE, OrtExecutor
 from nmcompile.runtime.routed import HEAD
@@ -65,6 +68,8 @@ def write_parts(
         (folder / NATIVE).write_bytes(lower(sparse, allowed_kernels(ctx.target), levels))
     elif ctx.target.executor == "regions":
         write_regions(folder, sparse, allowed_kernels(ctx.target))
+    elif isinstance(ctx.target, CustomOpsTarget):
+        ctx.target.write(folder, sparse)
     elif isinstance(ctx.target, TensorRtTarget):
         built = _write_tensorrt(folder, dense, sparse, ctx.target, ctx.reference_size)
     exported = export_program(dense)
@@ -76,15 +81,36 @@ def write_parts(
     check_onnx(dense, folder / "dense.onnx")
     if adaptive:
         _write_adaptive(folder, adaptive, ctx)
+    elif isinstance(ctx.target, CustomOpsTarget):
+        if isinstance(ctx.target, CudaTarget):
+            ctx.target.write_dense(folder, dense)
     elif not exchange_weights(folder / "dense.onnx", dense, sparse, folder / MODEL):
         export_onnx(sparse, folder / MODEL)
     return built
 
 
+def settle_kernels(program: Program, ctx: Context) -> Program:
+    """The program, its plan naming the kernel of each layer where the target weighs several."""
+    if not isinstance(ctx.target, CustomOpsTarget):
+        return program
+    return ctx.target.settled(program, _calls(program, ctx.reference_size))
+
+
+def _calls(program: Program, size: tuple[int, int]) -> dict[str, list[ConvSpec]]:
+    """Weight name -> what the speed of each of its uses depends on."""
+    shapes = shapes_at(program, size)
+    return {
+        name: [conv_spec(program, node, shapes) for node in nodes]
+        for name, nodes in weight_uses(program.module).items()
+    }
+
+
 def open_dense(folder: Path, manifest: Manifest, threads: int) -> Executor:
-    """What runs the dense original that an engine is compared with: TensorRT or ONNX Runtime."""
+    """What runs the dense original that an engine is compared with, where the engine runs."""
     if manifest.executor == "tensorrt":
         return TensorRtExecutor(folder / DENSE_PLAN, manifest)
+    if manifest.executor == CudaTarget.executor:
+        return open_custom(folder, threads, DENSE_MODEL)
     return OrtExecutor(folder / "dense.onnx", threads)
 
 
@@ -92,12 +118,8 @@ def _write_tensorrt(
     folder: Path, dense: Program, sparse: Program, target: TensorRtTarget, size: tuple[int, int]
 ) -> Built:
     """Writes both engines; with --strict, NmcompileError if a pruned layer runs dense."""
-    shapes = shapes_at(sparse, size)
-    calls = {
-        name: [conv_spec(sparse, node, shapes) for node in nodes]
-        for name, nodes in weight_uses(sparse.module).items()
-    }
-    built = target.write(folder, dense, sparse, plugin_layers(target, sparse, calls), size)
+    plugins = plugin_layers(target, sparse, _calls(sparse, size))
+    built = target.write(folder, dense, sparse, plugins, size)
     if target.strict:
         check_strict(layer_facts(sparse, folder))
     return built

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nmcompile.backends.cpu import CpuTarget, allowed_kernels
+from nmcompile.backends.cuda import CudaTarget
 from nmcompile.backends.native import lower
 from nmcompile.backends.tensorrt import TensorRtTarget
 from nmcompile.context import Context, Target
@@ -67,8 +68,8 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
     if wanted not in PRECISIONS:
         raise NmcompileError(f"--precision {wanted}: expected {', '.join(PRECISIONS)}")
     target = ctx.target
-    if isinstance(target, TensorRtTarget):
-        return target, _of_tensorrt(wanted)
+    if isinstance(target, TensorRtTarget | CudaTarget):
+        return target, _of_gpu("TensorRT" if isinstance(target, TensorRtTarget) else "CUDA", wanted)
     if wanted == "fp32":
         return target, Precision("fp32", "asked for")
     names = [wanted] if wanted in _GAINS else [*_GAINS]
@@ -89,11 +90,11 @@ def settle_precision(program: Program, ctx: Context, wanted: str) -> tuple[Targe
     return target.with_precision(found.chosen), found
 
 
-def _of_tensorrt(wanted: str) -> Precision:
+def _of_gpu(name: str, wanted: str) -> Precision:
     if wanted in ("auto", "fp16"):
-        return Precision("fp16", "TensorRT engines are strongly typed, all in fp16")
+        return Precision("fp16", "engines for GPUs are fp16 throughout")
     raise NmcompileError(
-        f"--precision {wanted}: TensorRT engines are fp16; leave it out, or give another --target"
+        f"--precision {wanted}: {name} engines are fp16; leave it out, or give another --target"
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import nmcompile
+from nmcompile.backends.cuda import CudaTarget
 from nmcompile.backends.onnx import OnnxTarget
 from nmcompile.backends.tensorrt_receipt import layer_facts, row, summary
 from nmcompile.context import Context
@@ -90,7 +91,7 @@ def make_receipt(done: Compiled, ctx: Context) -> dict[str, Any]:
         "target": ctx.target.name,
         "executor": ctx.target.executor,
         "cpu": native.cpu_name(),
-        "gpu": built and built.gpu,
+        "gpu": built.gpu if built else _gpu(ctx),
         "compared_with": "TensorRT" if built else "ONNX Runtime",
         "tensorrt": built and {**dataclasses.asdict(built), **summary(really)},
         "threads": ctx.target.threads or available_cores(),
@@ -230,6 +231,10 @@ def _row(layer: Layer, program: Program) -> dict[str, Any]:
         "status": "dense" if layer.pattern.is_dense else _status(chosen.kernel),
         "reason": layer.reason,
     }
+
+
+def _gpu(ctx: Context) -> str | None:
+    return ctx.target.gpu.name if isinstance(ctx.target, CudaTarget) else None
 
 
 def _status(kernel: str) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from nmcompile.engine import Manifest, read_manifest
 from nmcompile.errors import NmcompileError
 from nmcompile.runtime.assembly import Assembly, Network
+from nmcompile.runtime.custom_ops import open_custom
 from nmcompile.runtime.executor import (
     MODEL,
     NATIVE,
@@ -84,11 +85,13 @@ def open_executor(folder: Path, manifest: Manifest, threads: int) -> Executor:
         return RegionExecutor(folder, threads)
     if manifest.executor == "onnxruntime":
         return OrtExecutor(folder / MODEL, threads)
+    if manifest.executor in ("onnxruntime-nmconv", "onnxruntime-cuda"):
+        return open_custom(folder, threads)
     if manifest.executor == "tensorrt":
         return TensorRtExecutor(folder / PLAN, manifest)
     raise NmcompileError(
-        f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime, "
-        "native, regions and tensorrt; "
+        f"{folder} needs the executor {manifest.executor!r}, this nmcompile has onnxruntime "
+        "(also -nmconv and -cuda), native, regions and tensorrt; "
         f"update nmcompile (the engine was made by {manifest.created_by or 'unknown'})"
     )
 

@@ -15,21 +15,35 @@ from nmcompile.runtime.native.program import NativeProgram
 
 MODEL = "model.onnx"
 NATIVE = "model.nmk"
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+_THREADS_ENTRY = "nmcompile.threads"  # of a session's configuration: native/ort/threads.h
 _FATAL_ONLY = 4  # ONNX Runtime's severity: what goes wrong is raised, not printed
 
 
 class OrtExecutor:
     """One ONNX model, ready to run.
 
+    Attributes:
+        session: ONNX Runtime's own.
+
     Args:
         model_path: the ONNX file; its first output is what a call returns.
         threads: how many threads one run may use; None takes every core this process may use.
+        library: with operators of our own, if the model has any.
+        provider: ONNX Runtime's execution provider; what it lacks runs on the CPU.
 
     Raises:
-        NmcompileError: onnxruntime is not installed, or the file is not a model it can run.
+        NmcompileError: onnxruntime or its provider is not installed, or the file is not a model it
+            can run.
     """
 
-    def __init__(self, model_path: Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        threads: int | None = None,
+        library: Path | None = None,
+        provider: str = CPU_PROVIDER,
+    ) -> None:
         self._runtime = runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
@@ -37,20 +51,29 @@ class OrtExecutor:
         # Threads that keep spinning after a run would slow whatever the process does next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._failures = _failures(runtime)
+        providers = list(dict.fromkeys((provider, CPU_PROVIDER)))
+        check_provider(runtime, provider)
         try:
-            self._session = runtime.InferenceSession(
-                str(model_path), options, providers=["CPUExecutionProvider"]
-            )
+            if library is not None:
+                options.add_session_config_entry(_THREADS_ENTRY, str(options.intra_op_num_threads))
+                options.register_custom_ops_library(str(library))
+            self.session = runtime.InferenceSession(str(model_path), options, providers=providers)
         except self._failures as error:
             raise NmcompileError(
                 f"{model_path} cannot be run ({_first_line(error)}); compile the engine again"
             ) from None
+        if provider not in self.session.get_providers():
+            raise NmcompileError(
+                f"{provider} could not start and ONNX Runtime left the network to "
+                f"{', '.join(self.session.get_providers())}; install the CUDA and cuDNN that "
+                f"onnxruntime-gpu {runtime.__version__} needs"
+            )
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Runs the model once.
 
         Raises:
-            NmcompileError: it needs more memory than there is.
+            NmcompileError: it needs more memory than there is, or an operator of ours refused.
         """
         output: NDArray[np.float32] = self.run(inputs)[0]
         return output
@@ -71,8 +94,11 @@ class OrtExecutor:
         options = self._runtime.RunOptions()
         options.only_execute_path_to_fetches = only
         try:
-            found: list[NDArray[Any]] = self._session.run(outputs, dict(inputs), options)
+            found: list[NDArray[Any]] = self.session.run(outputs, dict(inputs), options)
         except self._failures as error:
+            _, ours, said = str(error).partition("Status Message: layer ")
+            if ours:
+                raise NmcompileError(f"layer {said.splitlines()[0]}") from None
             if "alloc" not in str(error):
                 raise
             raise NmcompileError(
@@ -134,6 +160,16 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+def check_provider(runtime: Any, provider: str) -> None:
+    """NmcompileError if this build of ONNX Runtime lacks it."""
+    there = runtime.get_available_providers()
+    if provider not in there:
+        raise NmcompileError(
+            f"{provider} is needed, onnxruntime {runtime.__version__} has {', '.join(there)}; "
+            "pip install onnxruntime-gpu in its place"
+        )
+
+
 def _failures(runtime: Any) -> tuple[type[Exception], ...]:
     """ONNX Runtime's exceptions; they share no base class of their own."""
     state = runtime.capi.onnxruntime_pybind11_state
@@ -145,4 +181,4 @@ def _failures(runtime: Any) -> tuple[type[Exception], ...]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+    return str(error).strip().splitlines()[0][:400]

@@ -15,6 +15,7 @@ from nmcompile.context import ConvSpec
 from nmcompile.pattern import DENSE, Pattern
 from nmcompile.runtime import cuda
 from tests.native.cuda.device import EmulatedDevice, build_emulated
+from tests.native.ort.emulated import build_ort_emulated
 from tests.nvidia.machine import build_driver, use_driver
 
 _BESIDE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -33,6 +34,12 @@ def data_dir() -> Path:
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
     """The CUDA kernels' own sources, compiled for this processor."""
     return EmulatedDevice(build_emulated(tmp_path_factory.mktemp("emulated")))
+
+
+@pytest.fixture(scope="session")
+def ort_emulated(tmp_path_factory: pytest.TempPathFactory, emulated: EmulatedDevice) -> Path:
+    """libnmk_ort with the CUDA kernels on an emulated GPU, for the CPU provider."""
+    return build_ort_emulated(tmp_path_factory.mktemp("ort_emulated"), emulated.folder)
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from nmcompile.backends.cpu import FAMILIES, CpuTarget
+from nmcompile.backends.cuda import CudaTarget
+from nmcompile.backends.custom_ops import CustomOpsTarget
 from nmcompile.backends.onnx import OnnxTarget
 from nmcompile.backends.tensorrt import TensorRtTarget
 from nmcompile.backends.tensorrt_build import Profile
 from nmcompile.errors import NmcompileError
 
-TARGETS = ("cpu", *FAMILIES, "onnx", "tensorrt")
+TARGETS = ("cpu", *FAMILIES, "onnx", "onnx:custom-ops", "cuda", "tensorrt")
 
 
 def make_target(
     name: str, threads: int | None = None, profile: str | None = None, strict: bool = False
-) -> CpuTarget | OnnxTarget | TensorRtTarget:
+) -> CpuTarget | CustomOpsTarget | OnnxTarget | TensorRtTarget:
     """The backend of that name.
 
     Args:
@@ -32,4 +34,8 @@ def make_target(
     for option, given in (("--profile", profile), ("--strict", strict)):
         if given:
             raise NmcompileError(f"{option} is about --target tensorrt; leave it out for {name}")
+    if name == "cuda":
+        return CudaTarget(name)
+    if name == "onnx:custom-ops":
+        return CustomOpsTarget(name, threads)
     return OnnxTarget(name, threads) if name == "onnx" else CpuTarget(name, threads)

@@ -41,6 +41,11 @@ from nmcompile.runtime.native.program import NativeProgram
 # Targets that are limited to a family of kernels: what they produce runs on lesser machines as fast
 # as it was timed here, and on others no slower.
 FAMILIES = tuple(f"cpu:{isa}" for isa in CAPS)
+# Element-wise, and of whole kernels.
+FP32_PATTERNS = (
+    *(Pattern(1, n, 16) for n in (2, 4, 6, 8, 12)),
+    *(Pattern(8, m * n // 4, m, whole=True) for m in (64, 32, 16) for n in (1, 2, 3)),
+)
 _SECONDS = 0.05
 _LEAST_RUNS = 5
 # Patterns gain time in native regions only, so that a tie of dense networks goes to them.
@@ -137,12 +142,8 @@ class CpuTarget:
         Vector-wise ones besides where there are bf16 kernels that make them pay. Of whole kernels
         a layer takes the largest M that it can.
         """
-        single = tuple(Pattern(1, n, 16) for n in (2, 4, 6, 8, 12))
-        whole = tuple(
-            Pattern(8, m * n // 4, m, whole=True) for m in (64, 32, 16) for n in (1, 2, 3)
-        )
         shared = (Pattern(64, 32, 64), Pattern(64, 16, 64)) if self.precision == "bf16" else ()
-        return (*single, *whole, *shared)
+        return (*FP32_PATTERNS, *shared)
 
 
 def allowed_kernels(target: Target) -> Allowed:

@@ -121,6 +121,10 @@ def register_schema() -> None:
         "residual": (kinds.INT, "0 none, 1 added before the activation, 2 after it"),
         "routed": (kinds.INT, "1 if the last input is the level"),
         "layout": (kinds.STRING, "the order of an image's axes: NCHW or NHWC"),
+        "sizes": (
+            kinds.INTS,
+            "channels, shuffle r, strides s and losses l: ((size - l) / s + 1) * r are left",
+        ),
         "name": (kinds.STRING, "what errors call the layer"),
         "pattern": (kinds.STRING, "the N:M pattern of its weights, for readers"),
     }

@@ -195,6 +195,8 @@ class Rewriter:
             elif self._stays_last(node):
                 with self.module.graph.inserting_before(node):
                     made = self.module.graph.node_copy(node, lambda x: self._last.get(x, x))
+                if node.target is aten.cat.default:
+                    made.args = (made.args[0], 3)
                 self._replace(node, made)
         self.module.graph.eliminate_dead_code()
         self.module.graph.lint()
@@ -242,9 +244,13 @@ class Rewriter:
         self._now[node] = seen
 
     def _stays_last(self, node: fx.Node) -> bool:
-        """Whether a pixel-wise operation reads nothing but images whose channels are last."""
-        if self.layout == "NCHW" or node.target not in _POINTWISE:
-            return False
+        """Whether it takes pixels one by one, and reads nothing but images with channels last."""
         images = node.all_input_nodes
-        same = all(_sizes(image) == _sizes(node) for image in images)
+        if self.layout == "NCHW":
+            return False
+        if node.target is aten.cat.default:
+            same = named_arguments(node)["dim"] in (1, -3) and _sizes(node) is not None
+        else:
+            same = all(_sizes(image) == _sizes(node) for image in images)
+            same &= node.target in _POINTWISE
         return bool(images) and same and all(image in self._last for image in images)

@@ -26,12 +26,12 @@ from nmcompile.backends.nmconv import (
     register_schema,
 )
 from nmcompile.backends.nmconv_fuse import Fused, Rewriter, find_convs, fuse
-from nmcompile.backends.nmconv_pack import TAKES, pack_cpu, pack_cuda
+from nmcompile.backends.nmconv_pack import TAKES, attributes, call_of, packed
 from nmcompile.backends.onnx import write_onnx
 from nmcompile.capture.tracing import TRACE_BATCH, free_dimensions, quiet, trace_size
 from nmcompile.convs import weight_uses
 from nmcompile.errors import NmcompileError
-from nmcompile.pattern import DENSE
+from nmcompile.pattern import DENSE, Pattern
 from nmcompile.program import Program
 from nmcompile.runtime.native.cuda_pack import Half
 
@@ -96,11 +96,11 @@ def write_nmconv(
     given.check(weight_uses(program.module))
     copy = program.with_module(program.clone_module())
     found = _chosen(copy, format, layers, given)
-    packed = {fused.name: _packed(copy, fused, half, given) for fused in found}
-    attributes = {fused.name: _attributes(fused, packed[fused.name], format) for fused in found}
+    held, written = {}, []
     for fused in found:
-        attributes[fused.name] |= {"layout": layout, "pattern": str(_pattern(copy, fused))}
-        attributes[fused.name]["routed"] = int(fused.layer in given.named)
+        call = call_of(copy.module, fused, _pattern(copy, fused), given)
+        written.append(Written(fused.name, fused.layer, packed(call, half)))
+        held[fused.name] = attributes(call, written[-1].packed, half, layout)
     _rewrite(copy, found, layout, given)
     if half is not None:
         in_halves(copy.module, half)
@@ -108,10 +108,10 @@ def write_nmconv(
     write_onnx(
         _exported(copy, bool(given.named)), copy.interface, path,
         further=[LEVEL] if given.named else [],
-        translations={nm_conv2d._opoverload: _translation(attributes)},
+        translations={nm_conv2d._opoverload: _translation(held)},
     )  # fmt: skip
     _tidy(path)
-    return [Written(fused.name, fused.layer, packed[fused.name]) for fused in found]
+    return written
 
 
 def _chosen(
@@ -135,26 +135,9 @@ def _chosen(
     return chosen
 
 
-def _pattern(program: Program, fused: Fused) -> Any:
+def _pattern(program: Program, fused: Fused) -> Pattern:
     layers = program.plan.layers if program.plan else ()
     return next((layer.pattern for layer in layers if layer.name == fused.layer), DENSE)
-
-
-def _packed(program: Program, fused: Fused, half: Half | None, levels: Levels) -> bytes:
-    if half is None:
-        return pack_cpu(program.module, fused, _pattern(program, fused), levels)
-    return pack_cuda(program.module, fused, half, levels)
-
-
-def _attributes(fused: Fused, packed: bytes, format: str) -> dict[str, Any]:
-    words = np.frombuffer(packed + bytes(-len(packed) % 4), "<i4")
-    return {
-        "weights": onnx_ir.tensor(words),
-        "bytes": len(packed),
-        "format": format,
-        "residual": int(fused.place),
-        "name": fused.name,
-    }
 
 
 def _rewrite(program: Program, found: list[Fused], layout: str, levels: Levels) -> None:
@@ -187,14 +170,15 @@ def _exported(program: Program, routed: bool) -> ExportedProgram:
         )
 
 
-def _translation(attributes: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
+def _translation(held: Mapping[str, Mapping[str, Any]]) -> Callable[..., Any]:
     """What writes a call of nm_conv2d: its weights are in the attributes, by the call's name."""
     operator = onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, VERSION), OPERATOR)
 
     def translate(*arguments: Any) -> Any:
         x, _, _, residual, level, *_, name = arguments
         more = [value for value in (residual, level) if value is not None]
-        return operator(x, *more, **attributes[name])
+        given = {**held[name], "weights": onnx_ir.tensor(held[name]["weights"])}
+        return operator(x, *more, **given)
 
     return translate
 

@@ -17,7 +17,7 @@ import onnx_ir
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from torch.export import ExportedProgram
 
 from nmcompile.capture.tracing import TRACE_BATCH, free_dimensions, quiet, trace_size
@@ -68,20 +68,25 @@ class OnnxTarget:
         """Median time of the layer alone, bias included."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "layer.onnx"
-            onnx.save(_single(spec), path)
+            onnx.save(single(spec), path)
             executor = OrtExecutor(path, self.threads)
         x = np.random.default_rng(0).standard_normal(spec.input_shape).astype(np.float32)
-        executor({"x": x})
-        times: list[float] = []
-        while len(times) < _LEAST_RUNS or sum(times) < _SECONDS:
-            started = time.perf_counter()
-            executor({"x": x})
-            times.append(time.perf_counter() - started)
-        return 1e3 * statistics.median(times)
+        return median_ms(lambda: executor({"x": x}))
 
     def default_patterns(self) -> tuple[Pattern, ...]:
         """Element-wise in steps of an eighth; M = 16 also fits grouped 16-channel layers."""
         return tuple(Pattern(1, n, 16) for n in range(2, 16, 2))
+
+
+def median_ms(run: Callable[[], object]) -> float:
+    """The median time of a call, in milliseconds, once it has run."""
+    run()
+    times: list[float] = []
+    while len(times) < _LEAST_RUNS or sum(times) < _SECONDS:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(times)
 
 
 def export_program(program: Program) -> ExportedProgram:
@@ -229,8 +234,8 @@ def _key(values: NDArray[Any]) -> bytes:
     return hashlib.sha256(text + np.ascontiguousarray(values).tobytes()).digest()
 
 
-def _single(spec: ConvSpec) -> onnx.ModelProto:
-    """A model of that one call, weights drawn at random."""
+def single(spec: ConvSpec, dtype: type[np.floating[Any]] = np.float32) -> onnx.ModelProto:
+    """A model x -> y of that one call, weights of that type drawn at random."""
     rng = np.random.default_rng(0)
     outputs, inputs, height, width = spec.shape
     shapes = {
@@ -238,7 +243,7 @@ def _single(spec: ConvSpec) -> onnx.ModelProto:
         "conv_transpose2d": (inputs * spec.groups, outputs // spec.groups, height, width),
         "linear": (inputs, outputs),
     }
-    weight = (rng.standard_normal(shapes[spec.op]) * 0.1).astype(np.float32)
+    weight = (rng.standard_normal(shapes[spec.op]) * 0.1).astype(dtype)
     left, right, top, bottom = spec.padding
     common: dict[str, Any] = {
         "strides": spec.stride,
@@ -253,12 +258,13 @@ def _single(spec: ConvSpec) -> onnx.ModelProto:
     else:
         common["output_padding"] = spec.output_padding
         node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], **common)
-    values = {"w": weight, "b": np.zeros(outputs, np.float32)}
+    values = {"w": weight, "b": np.zeros(outputs, dtype)}
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     graph = helper.make_graph(
         [node],
         "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, spec.input_shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("x", kind, spec.input_shape)],
+        [helper.make_tensor_value_info("y", kind, None)],
         [numpy_helper.from_array(v, k) for k, v in values.items() if k in node.input],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)

@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_images(parser)
     parser.add_argument(
         "--target", default="cpu",
-        help="cpu (default); cpu:ISA (see bench --isa): those kernels at most; onnx; tensorrt",
+        help="cpu (default); cpu:ISA (bench --isa): those kernels at most; onnx; cuda; tensorrt",
+    )  # fmt: skip
+    parser.add_argument(
+        "--custom-ops", action="store_true",
+        help="of onnx: our operator in model.onnx, in layers where it is faster",
     )  # fmt: skip
     parser.add_argument(
         "--profile", metavar="LEAST,USUAL,MOST",
@@ -162,7 +166,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(
         task=options.read_task(args),
         source=options.read_source(args),
-        target=args.target,
+        target=_target(args),
         profile=args.profile,
         strict=args.strict,
         budget=Budget.parse(args.budget or _BUDGET),
@@ -183,6 +187,14 @@ def _settings(args: argparse.Namespace) -> Settings:
         name=args.model.name,
         **more,
     )
+
+
+def _target(args: argparse.Namespace) -> str:
+    if not args.custom_ops:
+        return str(args.target)
+    if args.target != "onnx":
+        raise NmcompileError(f"--custom-ops is about --target onnx; leave it out for {args.target}")
+    return "onnx:custom-ops"
 
 
 def _route(args: argparse.Namespace) -> RouteSpec | None:

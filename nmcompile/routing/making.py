@@ -76,7 +76,7 @@ def check_routable(spec: RouteSpec, program: Program, ctx: Context) -> None:
     if ctx.target.name != "onnx" and ctx.target.executor != "native":
         raise NmcompileError(
             f"--route {spec}: only a network that libnmk runs as a whole can switch levels on the "
-            f"CPU ({ctx.target.note}); give --target onnx"
+            f"CPU ({ctx.target.note or ctx.target.name}); give --target onnx"
         )
 
 

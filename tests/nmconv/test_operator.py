@@ -77,5 +77,6 @@ def test_schema_is_known_to_onnx():
     schema = onnx.defs.get_schema(OPERATOR, domain="nmcompile")
     assert (schema.min_input, schema.max_input, schema.max_output) == (1, 3, 1)
     assert set(schema.attributes) == {
-        "weights", "bytes", "format", "residual", "routed", "layout", "name", "pattern",
+        "weights", "bytes", "format", "residual", "routed", "layout", "sizes", "name",
+        "pattern",
     }  # fmt: skip

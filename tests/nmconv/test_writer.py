@@ -89,6 +89,26 @@ def test_channels_stay_last_between_nodes(tmp_path):
     assert kinds[0] == kinds[-1] == "Cast"
 
 
+class Joined(nn.Module):
+    """Two images joined along their channels, between convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.a, self.tail = conv(3, 8), conv(8, 8), conv(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x)
+        return self.tail(torch.cat([x, torch.tanh(self.a(x))], 1))
+
+
+def test_joined_channels_stay_last(device, tmp_path):
+    program = captured(Joined())
+    _, path = write(program, tmp_path, format="cuda", half=Half.FP16, layout="NHWC")
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert (kinds.count("Concat"), kinds.count("Transpose")) == (1, 2)
+    compare(program, path, on_device(device), 0.01, 7, 10)
+
+
 def test_dense_layers_may_stay(device, tmp_path):
     """Around what stays a Conv the image is transposed, once for all who read it."""
     program = captured(Parts())

@@ -2,6 +2,8 @@
 
 #include "pool.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 namespace nmk {
@@ -11,6 +13,29 @@ namespace {
 // About 20 microseconds: as long as the gap between two layers, no longer than a wake-up costs.
 constexpr int kSpins = 2000;
 constexpr int64_t kPiecesPerThread = 8;
+constexpr size_t kMostIdle = 16;
+
+struct IdlePools {
+    IdlePools() { pools.reserve(kMostIdle); }
+
+    std::mutex guard;
+    std::vector<std::unique_ptr<Pool>> pools;
+    pid_t process = getpid();
+
+    // Threads do not survive a fork: a child has the pools, but can neither use nor end them.
+    void forget_those_of_the_parent() {
+        if (process == getpid()) return;
+        for (auto& pool : pools) static_cast<void>(pool.release());
+        pools.clear();
+        process = getpid();
+    }
+};
+
+// Never destroyed: when the process ends, its threads sleep.
+IdlePools& idle_pools() {
+    static auto* const idle = new IdlePools;
+    return *idle;
+}
 
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -98,6 +123,28 @@ void Pool::work(int thread) {
             done_.notify_one();
         }
     }
+}
+
+BorrowedPool::BorrowedPool(int threads) {
+    IdlePools& idle = idle_pools();
+    {
+        const std::lock_guard<std::mutex> lock(idle.guard);
+        idle.forget_those_of_the_parent();
+        const auto found = std::find_if(idle.pools.begin(), idle.pools.end(),
+                                        [threads](const auto& pool) { return pool->threads() == threads; });
+        if (found != idle.pools.end()) {
+            pool_ = std::move(*found);
+            *found = std::move(idle.pools.back());
+            idle.pools.pop_back();
+        }
+    }
+    if (!pool_) pool_ = std::make_unique<Pool>(threads);
+}
+
+BorrowedPool::~BorrowedPool() {
+    IdlePools& idle = idle_pools();
+    const std::lock_guard<std::mutex> lock(idle.guard);
+    if (idle.pools.size() < kMostIdle) idle.pools.push_back(std::move(pool_));
 }
 
 }  // namespace nmk

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -50,6 +51,20 @@ private:
     int64_t count_ = 0, piece_ = 1;
     Call call_ = nullptr;
     const void* context_ = nullptr;
+};
+
+// A pool of so many threads, for one run; those that are idle are shared by all programs of the process.
+class BorrowedPool {
+public:
+    explicit BorrowedPool(int threads);
+    ~BorrowedPool();
+    BorrowedPool(const BorrowedPool&) = delete;
+    BorrowedPool& operator=(const BorrowedPool&) = delete;
+
+    Pool& operator*() const { return *pool_; }
+
+private:
+    std::unique_ptr<Pool> pool_;
 };
 
 }  // namespace nmk

@@ -1,11 +1,10 @@
 // A program, images and threads -> the outputs: bands shared by all threads, or parts for each, band by band.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <thread>
 
+#include "pool.h"
 #include "spatial.h"
 #include "steps.h"
 #include "workspace.h"
@@ -19,9 +18,9 @@ constexpr size_t kMostIdle = 16;
 
 class Execution {
 public:
-    Execution(const Program& program, Workspace& workspace, const float* const* inputs, float* const* outputs,
-              int level)
-        : program_(program), work_(workspace), inputs_(inputs), outputs_(outputs), level_(level) {}
+    Execution(const Program& program, Workspace& workspace, Pool& pool, const float* const* inputs,
+              float* const* outputs, int level)
+        : program_(program), work_(workspace), pool_(pool), inputs_(inputs), outputs_(outputs), level_(level) {}
 
     void image(int64_t number) {
         number_ = number;
@@ -38,8 +37,8 @@ public:
             }
             // The lowest part first: each waits for rows of the one under it, and for no other.
             const int last = schedule.parts() - 1;
-            const int jobs = schedule.shared() ? work_.pool.threads() : schedule.parts();
-            work_.pool.each(jobs, [&](int64_t first, int64_t stop, int thread) {
+            const int jobs = schedule.shared() ? pool_.threads() : schedule.parts();
+            pool_.each(jobs, [&](int64_t first, int64_t stop, int thread) {
                 for (int64_t i = first; i < stop; ++i) {
                     run_part(segment, schedule.shared() ? 0 : last - static_cast<int>(i), thread);
                 }
@@ -58,7 +57,7 @@ private:
 
     void run_part(size_t segment, int part, int thread) {
         const Schedule& schedule = work_.schedules[segment];
-        const int number = schedule.shared() ? thread : 0, threads = schedule.shared() ? work_.pool.threads() : 1;
+        const int number = schedule.shared() ? thread : 0, threads = schedule.shared() ? pool_.threads() : 1;
         int64_t *done = work_.done(thread), *wanted = work_.wanted(thread);
         for (size_t s = 0; s < schedule.stages(); ++s) done[s] = schedule.start(part, s);
         for (int64_t band = 0; band < schedule.bands(part); ++band) {
@@ -69,7 +68,7 @@ private:
                 if (own > done[s]) {
                     compute(segment, part, s, thread, {done[s], own, number, threads});
                     done[s] = own;
-                    if (schedule.shared()) work_.pool.meet();
+                    if (schedule.shared()) pool_.meet();
                 }
                 if (wanted[s] > done[s]) {
                     fetch(segment, part, s, thread, done[s], wanted[s]);
@@ -141,7 +140,7 @@ private:
         const View out = view(stage.value, stage.slot, 0);
         const Step step{&program_.operations[stage.index], nullptr, level_, program_.kernels, in, {}, out, nullptr};
         const uint32_t* mask = work_.masks[stage.index].get();
-        work_.pool.each(in.channels, [&](int64_t first, int64_t stop, int thread) {
+        pool_.each(in.channels, [&](int64_t first, int64_t stop, int thread) {
             const auto started = std::chrono::steady_clock::now();
             for (int64_t channel = first; channel < stop; ++channel) {
                 out.data[channel * out.plane] = moment(step, channel, mask);
@@ -153,6 +152,7 @@ private:
 
     const Program& program_;
     Workspace& work_;
+    Pool& pool_;
     const float* const* inputs_;
     float* const* outputs_;
     int level_;
@@ -164,7 +164,7 @@ std::unique_ptr<Workspace> borrow(Program& program, int threads) {
     {
         const std::lock_guard<std::mutex> lock(program.guard);
         for (auto& idle : program.idle) {
-            if (idle->process == getpid() && idle->pool.threads() == threads) {
+            if (idle->threads == threads) {
                 found = std::move(idle);
                 idle = std::move(program.idle.back());
                 program.idle.pop_back();
@@ -195,7 +195,8 @@ void run_program(Program& program, const float* const* inputs, int64_t batch,
     std::unique_ptr<Workspace> workspace = borrow(program, threads);
     workspace->fit(program, sizes);
     std::fill(workspace->seconds.begin(), workspace->seconds.end(), 0.0);
-    Execution execution(program, *workspace, inputs, outputs, level);
+    const BorrowedPool pool(threads);
+    Execution execution(program, *workspace, *pool, inputs, outputs, level);
     for (int64_t i = 0; i < batch; ++i) execution.image(i);
     const size_t operations = program.operations.size();
     for (size_t i = 0; seconds != nullptr && i < workspace->seconds.size(); ++i) {

@@ -2,8 +2,6 @@
 
 #include "workspace.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "spatial.h"
@@ -29,15 +27,10 @@ Aligned<uint32_t> row_mask(const View& view, int lanes) {
 
 Program::Program() = default;
 
-Program::~Program() {
-    for (auto& workspace : idle) {
-        // The threads of a parent process are not there to be joined.
-        if (workspace->process != getpid()) static_cast<void>(workspace.release());
-    }
-}
+Program::~Program() = default;
 
-Workspace::Workspace(const Program& program, int threads)
-    : pool(threads), process(getpid()), stages(find_stages(program, threads)) {
+Workspace::Workspace(const Program& program, int count)
+    : threads(count), stages(find_stages(program, count)) {
     seconds.resize(static_cast<size_t>(threads) * program.operations.size());
 }
 
@@ -78,7 +71,7 @@ void Workspace::fit(const Program& program, const std::vector<Shape>& sizes) {
     }
     scratch = (scratch + kLine / sizeof(float) - 1) / (kLine / sizeof(float)) * (kLine / sizeof(float));
     if (scratch > scratch_floats_) {
-        scratch_ = aligned<float>(scratch * static_cast<size_t>(pool.threads()));
+        scratch_ = aligned<float>(scratch * static_cast<size_t>(threads));
         scratch_floats_ = scratch;
     }
     sizes_ = sizes;
@@ -203,11 +196,11 @@ void Workspace::schedule(const Program& program) {
             }
         }
         most_stages_ = std::max(most_stages_, works.size());
-        schedules.push_back(segment.by_rows ? Schedule(std::move(works), std::move(links), pool.threads())
+        schedules.push_back(segment.by_rows ? Schedule(std::move(works), std::move(links), threads)
                                             : Schedule());
         parts = std::max(parts, schedules.back().parts());
     }
-    counts_.assign(2 * most_stages_ * static_cast<size_t>(pool.threads()), 0);
+    counts_.assign(2 * most_stages_ * static_cast<size_t>(threads), 0);
     computed_ = std::make_unique<std::atomic<int64_t>[]>(most_stages_ * static_cast<size_t>(parts));
 }
 
@@ -227,7 +220,7 @@ void Workspace::choose_held() {
         const int64_t rows = shapes_[slot.buffer].height;
         const Schedule& own = schedules[slot.first];
         const bool local = slot.first == slot.last && stages.segments[slot.first].by_rows;
-        places_[i].whole = !local || places_[i].held * std::min(own.parts(), pool.threads()) >= rows;
+        places_[i].whole = !local || places_[i].held * std::min(own.parts(), threads) >= rows;
         if (places_[i].whole) places_[i].held = rows;
     }
 }
@@ -253,7 +246,7 @@ void Workspace::place(const Program& program) {
         size_t& most = schedules[stages.slots[i].first].shared() ? common : thread_floats_;
         most = std::max(most, ring);
     }
-    edges_at_ = whole + std::max(thread_floats_ * static_cast<size_t>(pool.threads()), common);
+    edges_at_ = whole + std::max(thread_floats_ * static_cast<size_t>(threads), common);
     edge_offsets_.assign(stages.all.size(), 0), edge_floats_.assign(stages.segments.size(), 0);
     size_t most = 0;
     for (size_t g = 0; g < stages.segments.size(); ++g) {

@@ -8,15 +8,14 @@
 
 #include "aligned.h"
 #include "conv.h"
-#include "pool.h"
 #include "schedule.h"
 
 namespace nmk {
 
-// Memory, plans and threads of one run at a time. Nothing is allocated while the size stays,
+// Memory and plans of one run at a time. Nothing is allocated while the size stays,
 // whatever the level.
 struct Workspace {
-    Workspace(const Program& program, int threads);
+    Workspace(const Program& program, int count);
 
     // Prepares for inputs of those sizes; does nothing if they are those of the last run.
     void fit(const Program& program, const std::vector<Shape>& sizes);
@@ -38,8 +37,7 @@ struct Workspace {
     // Rows of each stage of the segment that a part has computed, for the part above it to see.
     std::atomic<int64_t>* computed(int part) { return computed_.get() + static_cast<size_t>(part) * most_stages_; }
 
-    Pool pool;
-    int process;  // threads do not survive a fork: such a workspace is of no use to the child
+    int threads;
     Stages stages;
     std::vector<Schedule> schedules;  // one a segment
     std::vector<std::vector<ConvPlan>> plans;  // one a packing of an operation
