@@ -107,14 +107,9 @@ def custom_ops_library(abi: int = ABI_VERSION, cuda: bool = False) -> Path:
     Raises:
         NmcompileError: it was not built, or is of another version.
     """
-    for folder in native.__path__:
-        path = Path(folder) / _LIBRARY
-        if path.is_file():
-            _check(path, abi, cuda)
-            return path
-    part = native.build_info()["components"].get("libnmk_ort", {})
-    reason = part.get("reason") or "it is not beside libnmk"
-    raise NmcompileError(f"{_LIBRARY} was not found ({reason}); {_REBUILD}")
+    path = native.find_library(_LIBRARY, _REBUILD)
+    _check(path, abi, cuda)
+    return path
 
 
 def _check(path: Path, abi: int, cuda: bool) -> None:

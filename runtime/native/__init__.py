@@ -119,6 +119,25 @@ def build_info() -> dict[str, Any]:
     return info
 
 
+def find_library(name: str, build: str) -> Path:
+    """A library that is built only where it can be.
+
+    Args:
+        name: of its file, such as libnmk_cuda.so.
+        build: what an error says of how to build it.
+
+    Raises:
+        NmcompileError: it was not built, and why.
+    """
+    for folder in __path__:
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    part = build_info()["components"].get(name.removesuffix(".so"), {})
+    reason = part["reason"] if part.get("state") == "off" else f"not in {', '.join(__path__)}"
+    raise NmcompileError(f"{name} was not found ({reason}); {build}")
+
+
 def _installed(name: str) -> Path:
     for folder in __path__:
         path = Path(folder) / name

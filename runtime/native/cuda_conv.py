@@ -23,13 +23,7 @@ def installed_library() -> ctypes.CDLL:
     Raises:
         NmcompileError: it was not built; the message says why.
     """
-    for folder in native.__path__:
-        path = Path(folder) / _LIBRARY
-        if path.is_file():
-            return load_library(path)
-    part = native.build_info()["components"].get("libnmk_cuda", {})
-    reason = part.get("reason") or "it is not beside libnmk"
-    raise NmcompileError(f"{_LIBRARY} was not found ({reason}); {_REBUILD}")
+    return load_library(native.find_library(_LIBRARY, _REBUILD))
 
 
 @functools.cache
