@@ -33,7 +33,7 @@ from nmcompile.metrics import compare
 from nmcompile.neighbours import Neighbours
 from nmcompile.runtime import Engine, load, native
 from nmcompile.runtime.routing import Routes
-from nmcompile.tasks import Bytes, Task, luma
+from nmcompile.tasks import Bytes, Task, as_channels, luma
 
 EFFORTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
 _SIDE = 256  # of one half of a mixed image, or what the images have
@@ -82,7 +82,7 @@ def main() -> None:
 
 def mix(source: Source, task: Task, folder: Path) -> Source:
     """Writes clean images whose left half is flat and whose right half is full of detail."""
-    cleans = [read_image(path) for path in source.clean]
+    cleans = [as_channels(read_image(path), 3) for path in source.clean]
     step = 4 * task.scale
     side = min(_SIDE, *(min(clean.shape[:2]) for clean in cleans)) // step * step
     for first, second in zip(cleans[::2], cleans[1::2], strict=False):
@@ -93,7 +93,7 @@ def mix(source: Source, task: Task, folder: Path) -> Source:
 
 def _most(clean: Bytes, side: int, sign: int) -> Bytes:
     """The square of an image with the most detail (sign 1) or the least (-1)."""
-    grey = luma(clean) if clean.shape[2] == 3 else clean[..., 0].astype(np.float64)
+    grey = luma(clean)
     detail = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
     sums = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inner = side - 1
