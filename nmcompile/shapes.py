@@ -34,7 +34,7 @@ def shapes_at(program: Program, size: tuple[int, int]) -> Shapes:
 def formula(program: Program, node: fx.Node, factor: int) -> str:
     """`factor` times the elements of a node's value but its channels, in N, H and W."""
     value = node.meta.get("val")
-    image = next(n for n in program.module.graph.nodes if n.op == "placeholder").meta.get("val")
+    image = program.module.graph.find_nodes(op="placeholder")[0].meta.get("val")
     if value is None or image is None:
         return ""
     known = _symbols(image)
@@ -51,7 +51,7 @@ def formula(program: Program, node: fx.Node, factor: int) -> str:
 
 def divides(program: Program, factor: int, node: fx.Node) -> bool:
     """Whether height and width of a value are multiples of `factor` whatever the network takes."""
-    image = next(n for n in program.module.graph.nodes if n.op == "placeholder").meta["val"]
+    image = program.module.graph.find_nodes(op="placeholder")[0].meta["val"]
     multiple, known = program.interface.multiple, _symbols(image)
     sides = {name: multiple * sympy.Symbol(name, integer=True) for name in "HW"}
     sizes = (_expression(size).subs(known).subs(sides) for size in node.meta["val"].shape[2:])

@@ -5,6 +5,7 @@ Times are a table. For CUDA the GPU is emulated: its operator runs in the CPU pr
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -25,8 +26,9 @@ from nmcompile.errors import NmcompileError
 from nmcompile.pattern import Pattern
 from nmcompile.routing.spec import RouteSpec
 from nmcompile.runtime import cuda, custom_ops, executor
-from nmcompile.runtime.custom_ops import CUSTOM_OPS, custom_ops_library
+from nmcompile.runtime.custom_ops import CUSTOM_OPS
 from nmcompile.tasks import Task
+from tests.native.ort import sessions
 from tests.native.test_target import _layer
 from tests.networks import captured, conv
 from tests.nmconv.test_writer import Parts
@@ -87,10 +89,7 @@ def times(monkeypatch):
 
 @pytest.fixture
 def library():
-    try:
-        return custom_ops_library()
-    except NmcompileError as error:
-        pytest.skip(str(error))
+    return Path(sessions.library())
 
 
 def receipt_of(engine):

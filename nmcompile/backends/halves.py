@@ -44,7 +44,7 @@ def _other(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _last_input(graph: fx.Graph) -> fx.Node:
-    inputs: list[fx.Node] = [node for node in graph.nodes if node.op == "placeholder"]
+    inputs: list[fx.Node] = graph.find_nodes(op="placeholder")
     return inputs[-1]
 
 

@@ -343,7 +343,7 @@ def is_image(node: fx.Node, batch: str) -> bool:
 
 def batch_of(module: fx.GraphModule) -> str:
     """The network's N as its graph writes it."""
-    image = next(node for node in module.graph.nodes if node.op == "placeholder")
+    image = module.graph.find_nodes(op="placeholder")[0]
     return str(image.meta["val"].shape[0])
 
 

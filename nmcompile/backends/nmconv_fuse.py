@@ -162,7 +162,7 @@ def _sizes(node: fx.Node) -> list[int | None] | None:
 
 def after_inputs(node: fx.Node) -> fx.Node:
     """The node, or where it is an input the last of the inputs: they stay together."""
-    inputs = [other for other in node.graph.nodes if other.op == "placeholder"]
+    inputs = node.graph.find_nodes(op="placeholder")
     return inputs[-1] if node in inputs else node
 
 

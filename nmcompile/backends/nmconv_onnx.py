@@ -145,7 +145,7 @@ def _rewrite(program: Program, found: list[Fused], layout: str, levels: Levels) 
     module, least = program.module, {}
     level = None
     if levels.named:
-        places = [node for node in module.graph.nodes if node.op == "placeholder"]
+        places = module.graph.find_nodes(op="placeholder")
         with module.graph.inserting_after(places[-1]):
             level = module.graph.placeholder(LEVEL)
     for index, (name, values) in enumerate(levels.named.items()):

@@ -48,7 +48,7 @@ def write_regions(folder: Path, program: Program, allowed: Allowed) -> None:
             RegionPart(region.runner, part, tuple(inputs), tuple(outputs), region.operations())
         )
         known |= set(outputs)
-    placeholders = [node for node in program.module.graph.nodes if node.op == "placeholder"]
+    placeholders = program.module.graph.find_nodes(op="placeholder")
     plan = RegionPlan(tuple(parts), tuple(names[n] for n in placeholders), names[_result(program)])
     (folder / REGIONS).write_text(plan.to_json())
 
@@ -57,7 +57,7 @@ def _names(program: Program, regions: Sequence[Region]) -> dict[fx.Node, str]:
     """What the engine calls the network's inputs and the regions' outputs."""
     interface = program.interface
     given = [interface.input_name, *(extra.name for extra in interface.extra_inputs)]
-    placeholders = [node for node in program.module.graph.nodes if node.op == "placeholder"]
+    placeholders = program.module.graph.find_nodes(op="placeholder")
     names = dict(zip(placeholders, given, strict=True))
     made = (node for region in regions for node in region.outputs)
     return names | {node: f"value_{number}" for number, node in enumerate(made)}

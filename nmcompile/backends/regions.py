@@ -93,7 +93,7 @@ def _read(node: fx.Node) -> Iterator[fx.Node]:
 
 def _in_order(graph: fx.Graph, groups: list[set[fx.Node]]) -> Iterator[tuple[str, list[fx.Node]]]:
     """Groups, and between them all other nodes that can run by then, as one region each time."""
-    done = {node for node in graph.nodes if node.op == "placeholder"}
+    done = set(graph.find_nodes(op="placeholder"))
     left = _computed(graph)
     grouped = {node: number for number, group in enumerate(groups) for node in group}
     while left:

@@ -106,7 +106,7 @@ def _level_model(nested: Nested, path: Path) -> ModelProto:
     """The network with the weights that differ from level to level as further inputs."""
     program, names = nested.program, list(nested.least)
     module = program.clone_module()
-    places = [node for node in module.graph.nodes if node.op == "placeholder"]
+    places = module.graph.find_nodes(op="placeholder")
     for name in reversed(names):
         with module.graph.inserting_after(places[-1]):
             given = module.graph.placeholder(_given(names.index(name)))

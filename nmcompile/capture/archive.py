@@ -29,7 +29,7 @@ def read_archive(
         NmcompileError: no image-to-image network, or a batch that cannot be freed.
     """
     module = functional(exported)
-    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    inputs = module.graph.find_nodes(op="placeholder")
     shape = _shape(inputs[0]) if inputs else ()
     if len(shape) != 4 or not isinstance(shape[1], int):
         raise NmcompileError(
@@ -120,7 +120,7 @@ def _extras(
 def _check(exported: ExportedProgram, module: fx.GraphModule, interface: Interface) -> None:
     """The graph against the archive as it is, then at another batch against itself."""
     size = interface.fixed_size or (interface.minimum, interface.minimum + interface.multiple)
-    batch = next(n for n in module.graph.nodes if n.op == "placeholder").meta["val"].shape[0]
+    batch = module.graph.find_nodes(op="placeholder")[0].meta["val"].shape[0]
     count = batch if isinstance(batch, int) else 2
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(count + 1, interface.channels, *size, generator=generator)

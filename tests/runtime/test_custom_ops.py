@@ -1,6 +1,7 @@
 """Engines with operators of our own -> run, or one line that says what is missing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,21 +15,18 @@ from nmcompile.runtime.custom_ops import (
     ABI_VERSION,
     CUSTOM_OPS,
     CustomOps,
-    custom_ops_library,
     open_custom,
 )
 from nmcompile.runtime.executor import CPU_PROVIDER, CUDA_PROVIDER, MODEL, OrtExecutor
 from nmcompile.runtime.native.cuda_pack import Half
 from tests.native.build import noise
+from tests.native.ort import sessions
 from tests.native.ort.test_cpu import CALLS
 
 
 @pytest.fixture
 def library():
-    try:
-        return custom_ops_library()
-    except NmcompileError as error:
-        pytest.skip(str(error))
+    return Path(sessions.library())
 
 
 def write(folder, provider=CPU_PROVIDER, **changes):
