@@ -12,6 +12,7 @@ import onnxruntime
 from nmcompile.backends.custom_ops import CustomOpsTarget
 from nmcompile.backends.nmconv import OPERATOR
 from nmcompile.backends.nmconv_onnx import obstacles, write_nmconv
+from nmcompile.backends.nmconv_pack import CUDA_PATTERNS
 from nmcompile.backends.onnx import median_ms
 from nmcompile.context import ConvSpec
 from nmcompile.pattern import Pattern
@@ -26,8 +27,6 @@ from nmcompile.runtime.custom_ops import (
 )
 from nmcompile.runtime.executor import CUDA_PROVIDER, check_provider
 from nmcompile.runtime.native.cuda_pack import Half
-
-_PATTERNS = ("2:4", "1:4", "2:8", "64x1:4", "64x2:8")
 
 
 class CudaTarget(CustomOpsTarget):
@@ -65,7 +64,7 @@ class CudaTarget(CustomOpsTarget):
 
     def default_patterns(self) -> tuple[Pattern, ...]:
         """Those of sparse tensor cores, and those whose channels are gathered."""
-        return tuple(Pattern.parse(text) for text in _PATTERNS)
+        return CUDA_PATTERNS
 
     def needs(self, nodes: dict[str, str]) -> CustomOps:
         """What an engine with those nodes needs."""

@@ -76,6 +76,10 @@ class Call:
         return len(self.weight) // self.shuffle**2
 
 
+# Those of sparse tensor cores, and those whose channels are gathered.
+CUDA_PATTERNS = tuple(map(Pattern.parse, ("2:4", "1:4", "2:8", "64x1:4", "64x2:8")))
+
+
 def _cpu_obstacle(fused: Fused) -> str | None:
     shape = fused.conv_shape
     reach = [d * (k - 1) for d, k in zip(shape.dilation, shape.kernel, strict=True)]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from nmcompile.backends.nmconv_fuse import find_convs, fuse
-from nmcompile.backends.nmconv_pack import TAKES
+from nmcompile.backends.nmconv_pack import CUDA_PATTERNS, TAKES
 from nmcompile.backends.tensorrt_build import (
     DENSE_PLAN,
     Engine,
@@ -32,7 +32,6 @@ from nmcompile.runtime.tensorrt import PLAN
 from nmcompile.runtime.tensorrt_module import find_tensorrt, major_of
 
 TACTIC, PLUGIN = "tensorrt", "nmconv"
-_PATTERNS = ("2:4", "1:4", "2:8", "64x1:4", "64x2:8")
 _CHANNELS = 8  # an image's vectors of channels, as the plugin reads and writes them
 
 
@@ -98,7 +97,7 @@ class TensorRtTarget:
 
     def default_patterns(self) -> tuple[Pattern, ...]:
         """Those of sparse tensor cores, and those that only our plugin gains by."""
-        return tuple(Pattern.parse(text) for text in _PATTERNS)
+        return CUDA_PATTERNS
 
     def runs_as_plugin(self, layer: Layer, calls: Collection[ConvSpec]) -> bool:
         """Whether our plugin is the faster one in every place where the layer's weight is used."""
