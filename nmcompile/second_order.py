@@ -19,6 +19,11 @@ class Hessian:
     """H = X Xᵀ of a layer's im2col'd inputs, one matrix per convolution group.
 
     Columns are ordered (kh, kw, in), so that the groups of a pattern are consecutive.
+
+    Attributes:
+        matrix: H, [groups, k, k].
+        shift: (X' - X) Xᵀ, the same shape, of the inputs X' that the layer has in the original
+            network; None where they are X.
     """
 
     def __init__(self, conv: Conv, shape: tuple[int, int, int, int], positions: int) -> None:
@@ -26,26 +31,40 @@ class Hessian:
         self._conv, self._shape, self._positions = conv, shape, positions
         size = shape[1] * shape[2] * shape[3]
         self.matrix = torch.zeros(conv.groups, size, size)
+        self.shift: Tensor | None = None
         self._generator = torch.Generator().manual_seed(0)
 
-    def add(self, x: Tensor, conv: Conv | None = None) -> None:
+    def add(self, x: Tensor, conv: Conv | None = None, original: Tensor | None = None) -> None:
         """Adds a batch of the layer's inputs; positions are drawn evenly over the images.
 
         Args:
             x: the inputs.
             conv: the call that takes them, where it is not the first one.
+            original: what the original network gives in their place.
         """
-        images = x.split(1) if x.dim() == 4 else (x,)
-        per_image = max(1, self._positions // len(images))
+        pairs = [(x, x if original is None else original)]
+        if x.dim() == 4:
+            pairs = list(zip(*(both.split(1) for both in pairs[0]), strict=True))
+        per_image = max(1, self._positions // len(pairs))
+        for image, meant in pairs:
+            drawn = self._ordered(image, conv)
+            places = None
+            if drawn.shape[-1] > per_image:
+                places = torch.randperm(drawn.shape[-1], generator=self._generator)[:per_image]
+                drawn = drawn[..., places]
+            self.matrix += drawn @ drawn.transpose(1, 2)
+            if original is not None:
+                wanted = self._ordered(meant, conv)
+                wanted = wanted if places is None else wanted[..., places]
+                more = (wanted - drawn) @ drawn.transpose(1, 2)
+                self.shift = more if self.shift is None else self.shift + more
+
+    def _ordered(self, image: Tensor, conv: Conv | None) -> Tensor:
+        """[groups, k, positions] of one image."""
         _, inputs, height, width = self._shape
-        for image in images:
-            unfolded = columns(image, conv or self._conv, (height, width))[0]
-            if unfolded.shape[-1] > per_image:
-                drawn = torch.randperm(unfolded.shape[-1], generator=self._generator)[:per_image]
-                unfolded = unfolded[..., drawn]
-            ordered = unfolded.reshape(unfolded.shape[0], inputs, height * width, -1)
-            ordered = ordered.transpose(1, 2).flatten(1, 2)
-            self.matrix += ordered @ ordered.transpose(1, 2)
+        unfolded = columns(image, conv or self._conv, (height, width))[0]
+        ordered = unfolded.reshape(unfolded.shape[0], inputs, height * width, -1)
+        return ordered.transpose(1, 2).flatten(1, 2)
 
     @cached_property
     def factors(self) -> Tensor:
@@ -61,12 +80,36 @@ class Hessian:
 
 
 def _inverse_factors(matrix: Tensor) -> Tensor:
-    mean = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-    damping = (_DAMPING * mean)[:, None].expand(-1, matrix.shape[1])
-    damped = matrix + torch.diag_embed(damping.contiguous())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(matrix)))
     factors: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factors
+
+
+def _damped(matrix: Tensor) -> Tensor:
+    mean = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
+    damping = (_DAMPING * mean)[:, None].expand(-1, matrix.shape[1])
+    return matrix + torch.diag_embed(damping.contiguous())
+
+
+def aimed(weight: Tensor, hessian: Hessian) -> Tensor:
+    """The weight V that on the inputs X gives most nearly what `weight` W gave on the original X'.
+
+    The least squares of V X - W X' are V = W + W (X' - X) Xᵀ H⁻¹: a layer makes up for what the
+    layers before it lost (asymmetric reconstruction: Zhang et al., TPAMI 2016, arXiv 1505.06798).
+
+    Args:
+        weight: [out, in/groups, kh, kw], of the original network.
+        hessian: of the layer's inputs.
+
+    Returns:
+        The same shape; the weight itself where the inputs are the original ones.
+    """
+    if hessian.shift is None:
+        return weight
+    rows = _to_rows(weight, len(hessian.matrix)).double()
+    error = rows @ hessian.shift.double()
+    more = torch.linalg.solve(_damped(hessian.matrix.double()), error.transpose(1, 2))
+    return _from_rows((rows + more.transpose(1, 2)).to(weight.dtype), weight)
 
 
 def prune_second_order(weight: Tensor, hessian: Hessian, pattern: Pattern) -> Tensor:

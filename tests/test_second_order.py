@@ -1,5 +1,6 @@
 """Second-order pruning against slow plain float64 references, and against magnitude."""
 
+import copy
 import functools
 import itertools
 
@@ -7,9 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from nmcompile.convs import Conv, read_conv, to_canonical
+from nmcompile.convs import Conv, from_canonical, read_conv, to_canonical
 from nmcompile.pattern import Pattern
-from nmcompile.second_order import Hessian, prune_magnitude, prune_second_order, saliency
+from nmcompile.second_order import (
+    Hessian,
+    aimed,
+    prune_magnitude,
+    prune_second_order,
+    saliency,
+)
 from tests.networks import Around, PerPixel, captured, conv
 
 EVERY_POSITION = 1 << 20
@@ -114,6 +121,46 @@ def test_batches_add_up():
     for image in x.split(1):
         parts.add(image)
     torch.testing.assert_close(parts.matrix, hessian_of(call, weight, x).matrix)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_weight_is_aimed_at_what_it_gave_on_the_original_inputs(kind):
+    """Against the least squares of the outputs themselves, in float64, damped alike."""
+    call, layer, weight = built(kind)
+    channels = weight.shape[1] * call.groups
+    original, x = inputs(channels), inputs(channels) + 0.3 * inputs(channels, seed=1)
+    hessian = Hessian(call, tuple(weight.shape), EVERY_POSITION)
+    hessian.add(x, original=original)
+    found = aimed(weight, hessian)
+    layer = copy.deepcopy(layer).double()
+    wanted = layer(original.double()).detach()
+
+    def away(canonical):
+        layer.weight.data = from_canonical(canonical.double(), call.op, call.groups)
+        with torch.no_grad():
+            return float((layer(x.double()) - wanted).square().sum())
+
+    best = away(found)
+    assert best < 0.9 * away(weight)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(5):  # damping pulls towards the weight itself, and nowhere else
+        other = found + 0.01 * found.std() * torch.randn(found.shape, generator=generator)
+        damping = 0.01 * float(hessian.matrix.diagonal(dim1=1, dim2=2).mean())
+        pulled = [damping * float((w - weight).square().sum()) for w in (found, other)]
+        assert best + pulled[0] < away(other) + pulled[1]
+
+
+def test_without_original_inputs_a_weight_stays():
+    call, _, weight = built("plain")
+    assert aimed(weight, hessian_of(call, weight, inputs())) is weight
+
+
+def test_the_same_positions_are_drawn_of_both_inputs():
+    call, _, weight = built("plain")
+    x = inputs(size=64)
+    drawn = Hessian(call, tuple(weight.shape), 2000)
+    drawn.add(x, original=2 * x)
+    torch.testing.assert_close(drawn.shift, drawn.matrix)
 
 
 def test_drawn_positions_stand_for_all_of_them():

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from nmcompile.convs import read_conv, to_canonical, weight_uses
+from nmcompile.convs import read_conv, set_tensor, to_canonical, weight_uses
 from nmcompile.passes import analyze_cost, measure_latency, prune
 from nmcompile.pattern import Pattern
 from nmcompile.pipeline import run_passes
-from nmcompile.second_order import Hessian, prune_magnitude, prune_second_order
+from nmcompile.second_order import Hessian, aimed, prune_magnitude, prune_second_order
 from tests.networks import (
     HALF,
     QUARTER,
@@ -89,15 +89,26 @@ def test_the_pattern_is_kept_exactly_and_second_order_beats_magnitude(tmp_path, 
     assert error(before, after, ctx) < error(before, magnitude, ctx)
 
 
-def test_layers_without_a_pattern_are_untouched_bit_for_bit(ctx):
-    before = planned(plain(), ctx, {"body.0.weight": "2:4"})
+@pytest.mark.parametrize("method", ["obs", "magnitude"])
+def test_what_is_not_pruned_changes_only_where_it_can_make_up_for_what_is(ctx, method):
+    ctx = dataclasses.replace(ctx, prune_method=method)
+    before = planned(plain(), ctx, {"body.2.weight": "2:4"})
     given = {name: value.clone() for name, value in weights(before).items()}
     after = prune(before, ctx)
-    for name, value in given.items():
-        assert torch.equal(weights(before)[name], value)
-        assert torch.equal(weights(after)[name], value) == (name != "body.0.weight")
+    changed = {n for n, value in given.items() if not torch.equal(weights(after)[n], value)}
+    adapted = {"body.4.weight", "tail.weight"} & set(given) if method == "obs" else set()
+    assert changed == {"body.2.weight", *adapted}
+    assert all(torch.equal(weights(before)[name], value) for name, value in given.items())
     assert after.plan == before.plan
     assert "pruned" in after.facts
+
+
+def test_dense_layers_after_a_pruned_one_bring_the_output_nearer(ctx):
+    before = planned(plain(), ctx, {"body.0.weight": "1:4"})
+    after = prune(before, ctx)
+    alone = before.with_module(before.clone_module())
+    set_tensor(alone.module, "body.0.weight", weights(after)["body.0.weight"])
+    assert error(before, after, ctx) < 0.9 * error(before, alone, ctx)
 
 
 def test_a_plan_that_is_all_dense_changes_nothing(ctx):
@@ -122,9 +133,11 @@ def test_a_layer_is_pruned_for_the_inputs_that_the_pruned_layers_before_it_give(
     after = prune(both, ctx)
     first = prune(planned(plain(), ctx, {"body.0.weight": "1:4"}), ctx)
     (x,) = inputs_of(first, ctx.calibration.crops, "body.2.weight")
+    (meant,) = inputs_of(both, ctx.calibration.crops, "body.2.weight")
     hessian = Hessian(uses(first, "body.2.weight")[0], (8, 8, 3, 3), 1 << 16)
-    hessian.add(x)
-    expected = prune_second_order(canonical(both, "body.2.weight"), hessian, HALF)
+    hessian.add(x, original=meant)
+    wanted = aimed(canonical(both, "body.2.weight"), hessian)
+    expected = prune_second_order(wanted, hessian, HALF)
     assert torch.equal(canonical(after, "body.2.weight"), expected)
     alone = prune(planned(plain(), ctx, {"body.2.weight": "2:4"}), ctx)
     assert not torch.equal(canonical(alone, "body.2.weight"), expected)
