@@ -80,12 +80,13 @@ class Hessian:
 
 
 def _inverse_factors(matrix: Tensor) -> Tensor:
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(matrix)))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(matrix)))
     factors: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factors
 
 
-def _damped(matrix: Tensor) -> Tensor:
+def damped(matrix: Tensor) -> Tensor:
+    """H with a hundredth of its mean diagonal added, so that it can be inverted."""
     mean = matrix.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
     damping = (_DAMPING * mean)[:, None].expand(-1, matrix.shape[1])
     return matrix + torch.diag_embed(damping.contiguous())
@@ -106,10 +107,10 @@ def aimed(weight: Tensor, hessian: Hessian) -> Tensor:
     """
     if hessian.shift is None:
         return weight
-    rows = _to_rows(weight, len(hessian.matrix)).double()
+    rows = to_rows(weight, len(hessian.matrix)).double()
     error = rows @ hessian.shift.double()
-    more = torch.linalg.solve(_damped(hessian.matrix.double()), error.transpose(1, 2))
-    return _from_rows((rows + more.transpose(1, 2)).to(weight.dtype), weight)
+    more = torch.linalg.solve(damped(hessian.matrix.double()), error.transpose(1, 2))
+    return from_rows((rows + more.transpose(1, 2)).to(weight.dtype), weight)
 
 
 def prune_second_order(weight: Tensor, hessian: Hessian, pattern: Pattern) -> Tensor:
@@ -136,11 +137,11 @@ def prune_second_order(weight: Tensor, hessian: Hessian, pattern: Pattern) -> Te
             for w, u in zip(kernels, hessian.kernel_factors, strict=True)
         ]
         return torch.stack(parts).reshape(weight.shape).to(weight.dtype)
-    rows = _to_rows(weight, groups)
+    rows = to_rows(weight, groups)
     pruned = [
         _prune_rows(w, u, pattern, inputs) for w, u in zip(rows, hessian.factors, strict=True)
     ]
-    return _from_rows(torch.stack(pruned), weight)
+    return from_rows(torch.stack(pruned), weight)
 
 
 def prune_magnitude(weight: Tensor, groups: int, pattern: Pattern) -> Tensor:
@@ -148,12 +149,12 @@ def prune_magnitude(weight: Tensor, groups: int, pattern: Pattern) -> Tensor:
     if pattern.whole:
         masks = [pattern.largest(part.numpy()) for part in weight.detach().cpu().chunk(groups)]
         return weight * torch.from_numpy(np.concatenate(masks)).to(weight.device)
-    rows = _to_rows(weight, groups)
+    rows = to_rows(weight, groups)
     for group in rows:
         for start, stop, kept in _column_groups(pattern, weight.shape[1], group.shape[1]):
             part = group[:, start:stop]
             part *= _keep(part**2, pattern.v, kept)
-    return _from_rows(rows, weight)
+    return from_rows(rows, weight)
 
 
 def saliency(weight: Tensor, groups: int, whole: bool, hessian: Hessian | None) -> Tensor:
@@ -175,7 +176,7 @@ def saliency(weight: Tensor, groups: int, whole: bool, hessian: Hessian | None) 
         return weight.square()
     if not whole:
         diagonal = hessian.factors.diagonal(dim1=1, dim2=2)
-        return _from_rows((_to_rows(weight, groups) / diagonal[:, None]).square(), weight)
+        return from_rows((to_rows(weight, groups) / diagonal[:, None]).square(), weight)
     outputs, inputs, height, width = weight.shape
     positions = height * width
     factors = hessian.kernel_factors
@@ -188,11 +189,13 @@ def saliency(weight: Tensor, groups: int, whole: bool, hessian: Hessian | None) 
     return spread.expand(weight.shape)
 
 
-def _to_rows(weight: Tensor, groups: int) -> Tensor:
+def to_rows(weight: Tensor, groups: int) -> Tensor:
+    """[out, in/groups, kh, kw] -> [groups, out/groups, k], columns ordered as a Hessian's."""
     return weight.permute(0, 2, 3, 1).reshape(groups, weight.shape[0] // groups, -1).clone()
 
 
-def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
+def from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """Back to the shape of `like`."""
     outputs, inputs, height, width = like.shape
     return rows.reshape(outputs, height, width, inputs).permute(0, 3, 1, 2).contiguous()
 

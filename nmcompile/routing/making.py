@@ -19,6 +19,7 @@ from nmcompile.finetuning import started, training_patches
 from nmcompile.plan import Plan
 from nmcompile.program import Program
 from nmcompile.routing.finishing import finish_jointly
+from nmcompile.routing.fitting import fit_levels
 from nmcompile.routing.head import head_program
 from nmcompile.routing.heading import Headed, train_head
 from nmcompile.routing.nested import Nested
@@ -101,7 +102,12 @@ def train_all_levels(
         world: the processes that train.
     """
     data = training_patches(source, recipe, ctx, dense.interface, world)
-    packed = started(lambda: _pack(make()), f"--route {spec}", dense, source, recipe, ctx, world)
+
+    def start() -> dict[str, Any]:
+        nested = make()
+        return _pack(fit_levels(nested, dense, ctx) if ctx.prune_method == "obs" else nested)
+
+    packed = started(start, f"--route {spec}", dense, source, recipe, ctx, world)
     first = _part(recipe, 1 - _JOINT)
     return train_levels(_unpack(dense, packed), dense, data, first, ctx, world)
 
