@@ -44,7 +44,7 @@ FAMILIES = tuple(f"cpu:{isa}" for isa in CAPS)
 # Element-wise, and of whole kernels.
 FP32_PATTERNS = (
     *(Pattern(1, n, 16) for n in (2, 4, 6, 8, 12)),
-    *(Pattern(8, m * n // 4, m, whole=True) for m in (64, 32, 16) for n in (1, 2, 3)),
+    *(Pattern(8, m * n // 8, m, whole=True) for m in (64, 32, 16) for n in (1, 2, 4, 6)),
 )
 _SECONDS = 0.05
 _LEAST_RUNS = 5
