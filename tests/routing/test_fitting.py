@@ -40,7 +40,8 @@ def test_levels_that_were_fitted_err_less_in_sum_and_keep_their_masks(tmp_path, 
     before, after = errors(nested, dense, crops), errors(found, dense, crops)
     assert sum(after) < 0.8 * sum(before)
     assert after[0] < before[0]
-    assert found.least is nested.least and found.plans == nested.plans
+    assert found.least is nested.least
+    assert found.plans == nested.plans
     for name, least in nested.least.items():
         value = weights(found.program)[name]
         assert torch.equal(value != 0, least != NEVER)
