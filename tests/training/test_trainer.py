@@ -75,6 +75,9 @@ def same(first, second):
 
 def test_training_comes_nearer_to_the_dense_network_within_the_patterns(case):
     recipe = dataclasses.replace(RECIPE, steps=60, lr=3e-3, reconstruction=0.0)
+    # Second order leaves little to be learned on a network as small as this one.
+    ctx = dataclasses.replace(case["ctx"], prune_method="magnitude")
+    case["program"] = pruned(plain(), ctx, {"body.0.weight": "2:4", "body.2.weight": "1:4"})
     done = trained(case, recipe)
     losses = [point.loss for point in done.curve if point.loss is not None]
     assert fmean(losses[-20:]) < 0.9 * fmean(losses[:20])
