@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from nmcompile.context import Context
 from nmcompile.convs import (
+    Conv,
     from_canonical,
     get_tensor,
     read_conv,
@@ -76,23 +77,22 @@ def collect_hessian(
         original: a walk through the original network, and the uses in it; None where the inputs
             are the original ones.
     """
-    calls = [conv for node in nodes if (conv := read_conv(node)) is not None]
-    hessian = Hessian(calls[0], layer.shape, max(1, positions // len(nodes)))
     seen = _inputs(walk, nodes)
-    meant = _inputs(*original) if original else [None] * len(seen)
-    for call, x, wanted in zip(calls, seen, meant, strict=True):
+    meant = [x for _, x in _inputs(*original)] if original else [None] * len(seen)
+    hessian = Hessian(seen[0][0], layer.shape, max(1, positions // len(nodes)))
+    for (call, x), wanted in zip(seen, meant, strict=True):
         hessian.add(x, call, wanted)
     return hessian
 
 
-def _inputs(walk: Walk, nodes: list[fx.Node]) -> list[Tensor]:
-    """What a weight's uses are given; leaves the walk just before the first of them."""
+def _inputs(walk: Walk, nodes: list[fx.Node]) -> list[tuple[Conv, Tensor]]:
+    """A weight's uses and what they are given; leaves the walk just before the first of them."""
     walk.advance(nodes[0])
     found = []
     for node, inputs in walk.ahead(nodes).items():
         conv = read_conv(node)
         assert conv is not None
-        found.append(inputs[conv.source])
+        found.append((conv, inputs[conv.source]))
     return found
 
 
