@@ -22,6 +22,7 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -81,29 +82,35 @@ def main() -> None:
 
 
 def mix(source: Source, task: Task, folder: Path) -> Source:
-    """Writes clean images whose left half is flat and whose right half is full of detail."""
+    """Writes clean images whose left half is flat and whose right half is full of detail.
+
+    The images with the flattest squares give the left halves, the others the right ones: few
+    photographs that are full of detail have a flat part of that size.
+    """
     cleans = [as_channels(read_image(path), 3) for path in source.clean]
     step = 4 * task.scale
     side = min(_SIDE, *(min(clean.shape[:2]) for clean in cleans)) // step * step
-    for first, second in zip(cleans[::2], cleans[1::2], strict=False):
-        halves = (_most(first, side, -1), _most(second, side, 1))
-        write_image(folder / f"{len(list(folder.iterdir())):03}.png", np.hstack(halves))
+    order = sorted(cleans, key=lambda clean: _details(clean, side).min())
+    for number in range(len(order) // 2):
+        halves = (_square(order[number], side, -1), _square(order[-1 - number], side, 1))
+        write_image(folder / f"{number:03}.png", np.hstack(halves))
     return Source.folder(folder)
 
 
-def _most(clean: Bytes, side: int, sign: int) -> Bytes:
-    """The square of an image with the most detail (sign 1) or the least (-1)."""
+def _details(clean: Bytes, side: int) -> NDArray[np.float64]:
+    """How much the grey values of each square of an image differ from their neighbours."""
     grey = luma(clean)
     detail = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
     sums = np.pad(detail.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     inner = side - 1
-    totals = (
-        sums[inner:, inner:]
-        - sums[:-inner, inner:]
-        - sums[inner:, :-inner]
-        + sums[:-inner, :-inner]
-    )
-    top, left = np.unravel_index(int(np.argmax(sign * totals)), totals.shape)
+    below, above = sums[inner:], sums[:-inner]
+    return below[:, inner:] - above[:, inner:] - below[:, :-inner] + above[:, :-inner]
+
+
+def _square(clean: Bytes, side: int, sign: int) -> Bytes:
+    """The square of an image with the most detail (sign 1) or the least (-1)."""
+    details = _details(clean, side)
+    top, left = np.unravel_index(int(np.argmax(sign * details)), details.shape)
     return clean[top : top + side, left : left + side]
 
 
