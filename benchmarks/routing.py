@@ -4,8 +4,10 @@
 
 Every image is restored in turn by every engine, the adaptive one by tile and by image at several
 efforts and at each level alone; head, overlap and blending count. What an effort gains is the time
-of the static engines at its PSNR, interpolated between them, over its own. With --mixed two test
-images make one: the flattest part of the one beside the part of the other with most detail.
+of the static engines at its PSNR, interpolated between them, over its own. `best choice` is what no
+head can beat: levels chosen by the errors themselves, tiles without overlap, the choice for free.
+With --mixed two test images make one: the flattest part of the one beside the part of the other
+with most detail.
 """
 
 from __future__ import annotations
@@ -28,29 +30,30 @@ from rich.table import Table
 
 from benchmarks.networks import ROOT, evaluation_set
 from nmcompile.data import Sample, Source
+from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
 from nmcompile.images import read_image, write_image
 from nmcompile.metrics import compare
 from nmcompile.neighbours import Neighbours
-from nmcompile.runtime import Engine, load, native
-from nmcompile.runtime.routing import Routes
-from nmcompile.tasks import Bytes, Task, as_channels, luma
+from nmcompile.runtime import load, native
+from nmcompile.runtime.routing import Routes, default_window
+from nmcompile.tasks import Bytes, Floats, Task, as_channels, luma
 
 EFFORTS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
+WEIGHTS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)  # of time against squared error, for the best choice
+Ways = dict[str, Callable[..., Floats]]
 _SIDE = 256  # of one half of a mixed image, or what the images have
 
 
 @dataclass
-class Way:
-    """One way of restoring images, and what it gave.
+class Found:
+    """What a way of restoring images gave.
 
     Attributes:
-        run: restores a degraded image.
         macs: one an image, over the dense network's; empty for static engines.
         psnr, ms: one an image; ms the median of its repeats.
     """
 
-    run: Callable[..., Any]
     macs: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
@@ -118,54 +121,98 @@ def _measured(
     args: argparse.Namespace, task: Task, source: Source
 ) -> tuple[list[dict[str, Any]], float]:
     adaptive = load(args.adaptive, args.threads)
-    routing = adaptive.manifest.routing
+    manifest = adaptive.manifest
+    routing = manifest.routing
     if routing is None:
         raise NmcompileError(f"{args.adaptive} is not input-adaptive; compile it with --route")
-    ways = {}
+    ways: Ways = {}
     for by in ("tile", "image"):
         for effort in EFFORTS:
-            run = partial(adaptive.restore, effort=effort, route_by=by)
-            ways[f"by {by}, effort {effort:g}"] = Way(run)
+            ways[f"by {by}, effort {effort:g}"] = partial(
+                adaptive.restore, effort=effort, route_by=by
+            )
     for level in range(len(routing.costs)):
-        ways[f"level {level}"] = Way(adaptive.at(level).restore)
+        ways[f"level {level}"] = adaptive.at(level).restore
     for path in args.static:
-        ways[f"static {path.name}"] = Way(load(path, args.threads).restore)
-    neighbours, manifest = Neighbours(), adaptive.manifest
+        ways[f"static {path.name}"] = load(path, args.threads).restore
+    found = {name: Found() for name in ways}
+    best = {weight: Found() for weight in WEIGHTS}
+    side = manifest.scale * (routing.tile or default_window(manifest.scale)[0])
+    neighbours = Neighbours()
     samples = list(source.samples(task, manifest.channels, manifest.scale))[: args.images]
     for number, sample in enumerate(samples):
-        _turn(ways, sample, task, number, args.repeats)
-    return _rows(ways, adaptive), neighbours.share()
+        restored = _turn(ways, found, sample, task, number, args.repeats)
+        levels = [name for name in ways if name.startswith("level")]
+        ms = np.array([found[name].ms[-1] for name in levels])
+        for weight, one in best.items():
+            chosen = [restored[name] for name in levels]
+            picture, took = best_choice(chosen, sample.clean, ms, weight, side)
+            one.psnr.append(compare(task, picture, sample.clean).psnr)
+            one.ms.append(took)
+    found |= {f"best choice, weight {weight:g}": one for weight, one in best.items()}
+    return _rows(found, routing), neighbours.share()
 
 
-def _turn(ways: dict[str, Way], sample: Sample, task: Task, number: int, repeats: int) -> None:
-    """One image by every way, in another order each time."""
-    names = list(ways)
+def best_choice(
+    restored: Sequence[Floats], clean: Bytes, ms: NDArray[np.float64], weight: float, side: int
+) -> tuple[Floats, float]:
+    """A level for each tile, by what it gets wrong there and how long it takes.
+
+    Args:
+        restored: by each level, H x W x C in 0..1.
+        clean: the image itself.
+        ms: of the image at each level.
+        weight: of time, as a share of the last level's, against squared error, likewise.
+        side: of a tile in pixels of the restored image.
+
+    Returns:
+        The image put together of those levels' tiles, and its share of their times.
+    """
+    height, width = clean.shape[:2]
+    rows, columns = (range(0, size, side) for size in (height, width))
+
+    def sums(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.add.reduceat(np.add.reduceat(x, rows, 0), columns, 1)
+        return found
+
+    errors = np.stack([sums(((level - clean / 255.0) ** 2).sum(2)) for level in restored])
+    share = sums(np.ones((height, width))) / (height * width)
+    costs = weight * share * (ms / ms[-1])[:, None, None]
+    choice = np.argmin(errors / errors[-1].sum() + costs, axis=0)
+    where = choice.repeat(side, 0).repeat(side, 1)[:height, :width, None]
+    return np.choose(where, list(restored)), float((share * ms[choice]).sum())
+
+
+def _turn(
+    ways: Ways, found: dict[str, Found], sample: Sample, task: Task, number: int, repeats: int
+) -> dict[str, Floats]:
+    """One image by every way, in another order each time -> what each restored."""
+    names, restored = list(ways), dict[str, Floats]()
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(repeats):
         first = (number + turn) % len(names)
         for name in names[first:] + names[:first]:
-            way, told = ways[name], list[Routes]()
+            told = list[Routes]()
             more = {"told": told.append} if name.startswith("by") else {}
             before = time.perf_counter()
-            restored = way.run(sample.degraded, **more)
+            restored[name] = ways[name](sample.degraded, **more)
             times[name].append(1e3 * (time.perf_counter() - before))
             if turn == 0:
-                way.psnr.append(compare(task, restored, sample.clean).psnr)
-                way.macs += [routes.macs for routes in told]
-    for name, found in times.items():
-        ways[name].ms.append(median(found))
+                found[name].psnr.append(compare(task, restored[name], sample.clean).psnr)
+                found[name].macs += [routes.macs for routes in told]
+    for name, taken in times.items():
+        found[name].ms.append(median(taken))
+    return restored
 
 
-def _rows(ways: dict[str, Way], adaptive: Engine) -> list[dict[str, Any]]:
-    routing = adaptive.manifest.routing
-    assert routing is not None
-    rows = []
-    for name, way in ways.items():
-        row = {"name": name, "psnr": fmean(way.psnr), "ms": fmean(way.ms)}
+def _rows(found: dict[str, Found], routing: Routing) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, one in found.items():
+        row = {"name": name, "psnr": fmean(one.psnr), "ms": fmean(one.ms)}
         if name.startswith("level"):
             row["macs"] = routing.costs[int(name.split()[1])]
-        elif way.macs:
-            row["macs"] = fmean(way.macs)
+        elif one.macs:
+            row["macs"] = fmean(one.macs)
         rows.append(row)
     points = [(row["ms"], row["psnr"]) for row in rows if row["name"].startswith("static")]
     for row in rows:

@@ -1,9 +1,9 @@
-"""benchmarks.routing: what a static engine would take, and images of flat and detailed halves."""
+"""benchmarks.routing: a static engine's time, the best choice, images flat in one half."""
 
 import numpy as np
 import pytest
 
-from benchmarks.routing import mix, time_at
+from benchmarks.routing import best_choice, mix, time_at
 from nmcompile.data import Source
 from nmcompile.images import read_image, write_image
 from nmcompile.tasks import Task
@@ -16,6 +16,20 @@ def test_static_engines_are_interpolated_between_the_best():
     assert time_at(points, 28.75) == pytest.approx(40)
     assert time_at(points, 27.9) is None
     assert time_at(points, 29.1) is None
+
+
+def test_best_choice_takes_the_slow_level_only_where_it_is_better():
+    clean = np.random.default_rng(0).integers(0, 256, (8, 10, 1)).astype(np.uint8)
+    good = (clean / 255 + 0.01).astype(np.float32)
+    poor = good.copy()
+    poor[:4, :4] += 0.2
+    ms = np.array([10.0, 30.0])
+    picture, took = best_choice([poor, good], clean, ms, 1e-3, 4)
+    assert np.array_equal(picture, good)
+    assert took == pytest.approx(10 + 20 * 16 / 80)
+    picture, took = best_choice([poor, good], clean, ms, 1e6, 4)
+    assert np.array_equal(picture, poor)
+    assert took == pytest.approx(10)
 
 
 def test_mixed_images_are_flat_at_the_left(tmp_path):
