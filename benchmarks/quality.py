@@ -107,6 +107,10 @@ def _shared(case: Case) -> Program:
     return _pruned(case, uniform=case.uniform(64, 64))
 
 
+def _shared_layer_wise(case: Case) -> Program:
+    return _pruned(case, patterns=tuple(Pattern(64, n, 64) for n in range(8, 64, 8)))
+
+
 def _layer_wise(case: Case) -> Program:
     return _pruned(case)
 
@@ -148,6 +152,7 @@ METHODS = {
     "sls": Method(_layer_wise, lambda case: Masks(search=Pattern(1, 1, case.study.m))),
     "sr-ste": Method(_layer_wise, lambda _: Masks(sr_ste=True)),
     "64xN:64": Method(_shared),
+    "layer-wise 64xN:64": Method(_shared_layer_wise),
     "8xN:Mk": Method(_kernels),
     "any pattern by MACs": Method(_by_macs),
     "any pattern by ms": Method(_by_ms),

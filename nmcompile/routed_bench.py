@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nmcompile.bench import OURS, all_inputs, default_size, document, interleaved, summary
 from nmcompile.data import Source
@@ -32,6 +33,7 @@ _EFFORTS = (0.25, 0.5, 0.75)
 _IMAGES = 4
 
 Run = Callable[[Picture], object]
+Times = NDArray[np.float64]
 
 
 def bench_routed(
@@ -64,8 +66,9 @@ def bench_routed(
     Returns:
         What nmcompile.bench.bench does, times being of one image, and `images`, their number, and
         `runs`: for each effort and level alone `name`, `ms`, `min`, `max`, `times`, `macs` (over
-        the dense network's, the head's and the overlap's included) and `shares` (of the pixels,
-        one a level).
+        the dense network's, the head's and the overlap's included), `shares` (of the pixels, one a
+        level) and, of an effort, `overhead`: what head, tiling and blending take, over the time of
+        the levels alone at these shares.
 
     Raises:
         NmcompileError: as bench, or no image is large enough, or the engine has no levels.
@@ -88,10 +91,11 @@ def bench_routed(
     neighbours = Neighbours()
     times = interleaved({**runs, **{n: peer.run for n, peer in peers.items()}}, rounds, seconds)
     each = {name: times[f"{OURS}{name}"] / len(images) for name in ours}
+    extra = _overheads(each, counted, len(efforts))
     shared = {
         "size": list(images[0].shape[:2]), "threads": count, "isa": isa,
         "others": neighbours.share(), "images": len(images),
-        "runs": [{"name": n, **summary(each[n]), **counted[n]} for n in ours],
+        "runs": [{"name": n, **summary(each[n]), **counted[n], **extra[n]} for n in ours],
     }  # fmt: skip
     return document(engine, each[f"effort {own:g}"], peers, times, shared)
 
@@ -163,6 +167,19 @@ def _counted(
     for level in range(len(routing.costs)):
         height, width = images[0].shape[:2]
         found[f"level {level}"] = _means([Routes.whole(routing, height, width, level)])
+    return found
+
+
+def _overheads(
+    each: dict[str, Times], counted: dict[str, dict[str, Any]], efforts: int
+) -> dict[str, dict[str, float]]:
+    """For each effort, of which there are so many before the levels, `overhead`."""
+    names = list(each)
+    levels = np.stack([each[name] for name in names[efforts:]])
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for name in names[:efforts]:
+        alone = np.asarray(counted[name]["shares"]) @ levels
+        found[name]["overhead"] = float(np.median(each[name] / alone)) - 1
     return found
 
 

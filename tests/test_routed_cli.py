@@ -163,6 +163,10 @@ def test_bench_times_efforts_and_levels_on_images(engine, images, capfd):
     assert macs["effort 0.25"] <= macs["effort 0.5"] <= macs["effort 0.75"]
     assert [macs[f"level {level}"] for level in range(3)] == pytest.approx(routed.ROUTING.costs)
     assert all(sum(row["shares"]) == pytest.approx(1) for row in document["runs"])
+    own, levels = document["runs"][0], document["runs"][4:]
+    alone = np.asarray(own["shares"]) @ [row["times"] for row in levels]
+    assert own["overhead"] == pytest.approx(np.median(own["times"] / alone) - 1, abs=1e-3)
+    assert not any("overhead" in row for row in levels)
 
 
 def test_bench_prints_a_table_of_runs(engine, images, capfd, monkeypatch):
@@ -172,7 +176,7 @@ def test_bench_prints_a_table_of_runs(engine, images, capfd, monkeypatch):
     assert run("bench", engine, *words, "--runs", 5) == 0
     shown = capfd.readouterr().out
     assert "20x32, 1 threads" in shown
-    assert all(name in shown for name in ("means over 2 real images", "effort 0.75", "level 2"))
+    assert all(name in shown for name in ("means over 2 real images", "effort 0.75", "overhead"))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ median over the rounds: above 1 the engine is faster. `times` are the millisecon
 from which `nmcompile bench compare` judges.
 
 Of an input-adaptive engine also `images` (how many were run; times are of one) and `runs` (`name`,
-`ms`, `min`, `max`, `times`, `macs`, `shares` at several efforts and of each level alone); `ours` is
-the run at the engine's own effort, or at `--effort`.
+`ms`, `min`, `max`, `times`, `macs`, `shares` at several efforts and of each level alone; of efforts
+`overhead` too: of head, tiling and blending, over the levels' own times); `ours` is the run at the
+engine's own effort, or at `--effort`.
 """
 
 from __future__ import annotations
@@ -130,11 +131,12 @@ def _runs(found: dict[str, Any]) -> Table:
 
     table = Table(title=f"this engine, means over {found['images']} real images")
     table.add_column("run")
-    for heading in ("ms", "min .. max", "MACs", "pixels by level"):
+    for heading in ("ms", "min .. max", "MACs", "pixels by level", "overhead"):
         table.add_column(heading, justify="right")
     for row in found["runs"]:
         shares = " ".join(f"{share:.0%}" for share in row["shares"])
-        table.add_row(row["name"], *_times(row), f"{row['macs']:.3f}", shares)
+        overhead = f"{row['overhead']:+.1%}" if "overhead" in row else ""
+        table.add_row(row["name"], *_times(row), f"{row['macs']:.3f}", shares, overhead)
     return table
 
 
