@@ -67,8 +67,7 @@ def bench_routed(
         What nmcompile.bench.bench does, times being of one image, and `images`, their number, and
         `runs`: for each effort and level alone `name`, `ms`, `min`, `max`, `times`, `macs` (over
         the dense network's, the head's and the overlap's included), `shares` (of the pixels, one a
-        level) and, of an effort, `overhead`: what head, tiling and blending take, over the time of
-        the levels alone at these shares.
+        level) and, of an effort, `overhead` (of head, tiling and blending, over the levels' time).
 
     Raises:
         NmcompileError: as bench, or no image is large enough, or the engine has no levels.
@@ -85,11 +84,10 @@ def bench_routed(
     inputs = all_inputs(engine.manifest, _tensor(engine, images[0]))
     names = default_peers() if against is None else list(dict.fromkeys(against))
     peers = {name: open_peer(name, engine.path, inputs, count) for name in names}
-    runs: dict[str, Callable[[], object]] = {
-        f"{OURS}{name}": partial(_all, run, images) for name, run in ours.items()
-    }
+    runs: dict[str, Callable[[], object]] = {name: peer.run for name, peer in peers.items()}
+    runs |= {f"{OURS}{name}": partial(_all, run, images) for name, run in ours.items()}
     neighbours = Neighbours()
-    times = interleaved({**runs, **{n: peer.run for n, peer in peers.items()}}, rounds, seconds)
+    times = interleaved(runs, rounds, seconds)
     each = {name: times[f"{OURS}{name}"] / len(images) for name in ours}
     extra = _overheads(each, counted, len(efforts))
     shared = {
