@@ -176,7 +176,8 @@ def test_bench_prints_a_table_of_runs(engine, images, capfd, monkeypatch):
     assert run("bench", engine, *words, "--runs", 5) == 0
     shown = capfd.readouterr().out
     assert "20x32, 1 threads" in shown
-    assert all(name in shown for name in ("means over 2 real images", "effort 0.75", "overhead"))
+    names = ("means over 2 real images", "effort 0.75", "level 2", "overhead")
+    assert all(name in shown for name in names)
 
 
 @pytest.mark.parametrize(
