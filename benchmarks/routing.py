@@ -140,13 +140,12 @@ def _measured(
     side = manifest.scale * (routing.tile or default_window(manifest.scale)[0])
     neighbours = Neighbours()
     samples = list(source.samples(task, manifest.channels, manifest.scale))[: args.images]
+    levels = [name for name in ways if name.startswith("level")]
     for number, sample in enumerate(samples):
         restored = _turn(ways, found, sample, task, number, args.repeats)
-        levels = [name for name in ways if name.startswith("level")]
-        ms = np.array([found[name].ms[-1] for name in levels])
+        each, ms = zip(*((restored[name], found[name].ms[-1]) for name in levels), strict=True)
         for weight, one in best.items():
-            chosen = [restored[name] for name in levels]
-            picture, took = best_choice(chosen, sample.clean, ms, weight, side)
+            picture, took = best_choice(each, sample.clean, np.array(ms), weight, side)
             one.psnr.append(compare(task, picture, sample.clean).psnr)
             one.ms.append(took)
     found |= {f"best choice, weight {weight:g}": one for weight, one in best.items()}
