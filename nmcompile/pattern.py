@@ -1,4 +1,4 @@
-"""The text `2:4`, `64x2:4` or `8x2:4k` -> an N:M pattern, and which weights of a layer it keeps."""
+"""`2:4`, `64x2:4`, `8x2:4k` or `2:4c` -> an N:M pattern, and which weights of a layer it keeps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from nmcompile.errors import NmcompileError
 
-_TEXT = re.compile(r"(?:(\d+)x)?(\d+):(\d+)(k)?")
+_TEXT = re.compile(r"(?:(\d+)x)?(\d+):(\d+)(k)?|(\d+):(\d+)c")
 _LARGEST_M = 256
+ALL_OUTPUTS = 1 << 16  # as V: more than any layer has
 
 
 @dataclass(frozen=True, order=True)
@@ -20,8 +21,10 @@ class Pattern:
 
     The choice is shared by `v` consecutive output channels (v = 1: element-wise N:M; v > 1:
     vector-wise) and, if `whole`, by all kernel positions, so that whole kernels are kept or go
-    (connectivity pruning in the form of N:M). A ragged last group of r < m channels keeps
-    ceil(n * r / m) of them, so the density holds and no group ever keeps more than n.
+    (connectivity pruning in the form of N:M). With v = ALL_OUTPUTS and `whole` (`2:4c`) the layer
+    reads n of every m channels and no more: the layer before need not compute the others (channel
+    pruning in the form of N:M). A ragged last group of r < m channels keeps ceil(n * r / m) of
+    them, so the density holds and no group ever keeps more than n.
     """
 
     v: int
@@ -33,28 +36,37 @@ class Pattern:
         dense = (self.v, self.n, self.m, self.whole) == (1, 1, 1, False)
         if not dense and not (self.v >= 1 and 1 <= self.n < self.m <= _LARGEST_M):
             raise NmcompileError(
-                f"pattern {self._text()}: expected N:M, VxN:M or VxN:Mk with "
-                f"1 <= N < M <= {_LARGEST_M} and V >= 1, for example 2:4, 8:16, 64x2:4 or 8x2:4k"
+                f"pattern {self._text()}: expected N:M, VxN:M, VxN:Mk or N:Mc with 1 <= N < M <= "
+                f"{_LARGEST_M} and V >= 1, for example 2:4, 8:16, 64x2:4, 8x2:4k or 2:4c"
             )
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Reads `dense`, `N:M`, `VxN:M` or these with a `k`; raises NmcompileError for others."""
+        """Reads `dense`, `N:M`, `VxN:M`, these with a `k`, or `N:Mc`; else NmcompileError."""
         if text.strip() == "dense":
             return DENSE
         found = _TEXT.fullmatch(text.strip())
         if not found:
             raise NmcompileError(
-                f"unknown pattern {text!r}: expected N:M, VxN:M, VxN:Mk or dense, for example "
-                "2:4, 64x2:4, 8x2:4k"
+                f"unknown pattern {text!r}: expected N:M, VxN:M, VxN:Mk, N:Mc or dense, "
+                "for example 2:4, 64x2:4, 8x2:4k, 2:4c"
             )
-        v, n, m, whole = found.groups()
+        v, n, m, whole, channels_n, channels_m = found.groups()
+        if channels_n:
+            return cls(ALL_OUTPUTS, int(channels_n), int(channels_m), whole=True)
         return cls(int(v or 1), int(n), int(m), whole is not None)
 
     def __str__(self) -> str:
         return "dense" if self.is_dense else self._text()
 
+    @property
+    def of_channels(self) -> bool:
+        """Whether all outputs read the same channels, and no others."""
+        return self.v == ALL_OUTPUTS
+
     def _text(self) -> str:
+        if self.of_channels:
+            return f"{self.n}:{self.m}c"
         shared = f"{self.v}x" if self.v != 1 else ""
         return f"{shared}{self.n}:{self.m}" + ("k" if self.whole else "")
 
@@ -80,6 +92,10 @@ class Pattern:
         """Why a layer of these channels per convolution group, kernel height x width cannot."""
         if self.is_dense:
             return None
+        if self.of_channels:  # a share of whatever a layer reads
+            least = -(-self.m // (self.m - self.n))
+            need = f"{in_per_group} input channels per group, pattern {self} needs {least}"
+            return need if self.kept(in_per_group) == in_per_group else None
         if in_per_group < self.m:
             return f"{in_per_group} input channels per group, pattern {self} needs {self.m}"
         if out_per_group < self.v:

@@ -12,6 +12,7 @@ from nmcompile.pattern import DENSE, Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Choice, Layer
 from nmcompile.program import Program
+from nmcompile.readers import Readers, channel_readers
 from nmcompile.shapes import Shapes, shapes_at
 
 # A layer below this share of the network's MACs cannot pay for the risk of pruning it.
@@ -23,16 +24,25 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     """Lists every layer's choices and times each on the target at the reference size.
 
     Patterns that run in the same kernel at the same speed (a dense kernel that multiplies the
-    zeros too) are timed once. Times are cached by machine, call and kernel.
+    zeros too) are timed once. Times are cached by machine, call and kernel. Under a pattern of
+    channels a layer of a native engine computes fewer outputs too, those that the next layer reads:
+    it is counted and timed as if that one left out the same share. Where the layers of a chain take
+    other shares of their channels, a, b, c ..., the sum of a a, b b ... stands for that of a b,
+    b c ..., which inside the chain is no more than it.
     """
     plan = program.the_plan
     shapes = shapes_at(program, ctx.reference_size)
     uses = weight_uses(program.module)
+    # Only libnmk leaves out what nobody reads.
+    readers = channel_readers(program.module) if ctx.target.executor == "native" else {}
     layers = []
     with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
         for layer in plan.layers:
-            specs = [conv_spec(program, node, shapes) for node in uses[layer.name]]
-            layers.append(_with_choices(layer, specs, plan.dense_macs, ctx))
+            calls = [
+                (conv_spec(program, node, shapes), _private(readers.get(node, [])))
+                for node in uses[layer.name]
+            ]
+            layers.append(_with_choices(layer, calls, plan.dense_macs, ctx))
             step()
     return program.with_plan(plan.with_layers(layers))
 
@@ -64,21 +74,40 @@ def _is_surpassed(pattern: Pattern, others: list[Pattern]) -> bool:
 
 
 def kept_macs(layer: Layer, pattern: Pattern) -> int:
-    """MACs that are left of a layer under a pattern."""
+    """MACs that are left of a layer under a pattern, all outputs computed."""
     inputs = layer.shape[1]
     return layer.macs if pattern.is_dense else layer.macs * pattern.kept(inputs) // inputs
 
 
-def _with_choices(layer: Layer, specs: list[ConvSpec], total: int, ctx: Context) -> Layer:
+def _private(readers: Readers) -> int:
+    """How many channels one convolution and nothing else reads."""
+    return sum(len(own) == 1 and None not in own for own in readers)
+
+
+def _outputs(spec: ConvSpec, pattern: Pattern, private: int) -> int:
+    """How many outputs are computed if the layers behind take that pattern too."""
+    if not pattern.of_channels or spec.op != "conv2d" or spec.groups != 1:
+        return spec.shape[0]
+    return spec.shape[0] - private + pattern.kept(private)
+
+
+def _with_choices(
+    layer: Layer, calls: list[tuple[ConvSpec, int]], total: int, ctx: Context
+) -> Layer:
     wanted = (ctx.uniform,) if ctx.uniform else ctx.patterns
     able, obstacle = candidates(layer, wanted, total)
-    if len({(spec.op, spec.groups) for spec in specs}) > 1:
+    if len({(spec.op, spec.groups) for spec, _ in calls}) > 1:
         able, obstacle = [], "its weight is used by convolutions of different kinds"
     choices = []
     for pattern in (DENSE, *able):
         kernel = ctx.target.kernel(layer, pattern)
-        latency = sum(_timed(spec, kernel, ctx) for spec in specs)
-        choices.append(Choice(pattern, kept_macs(layer, pattern), latency, None, kernel))
+        outputs = [_outputs(spec, pattern, private) for spec, private in calls]
+        latency = sum(
+            _timed(dataclasses.replace(spec, shape=(count, *spec.shape[1:])), kernel, ctx)
+            for (spec, _), count in zip(calls, outputs, strict=True)
+        )
+        macs = kept_macs(layer, pattern) * sum(outputs) // (layer.shape[0] * len(calls))
+        choices.append(Choice(pattern, macs, latency, None, kernel))
     return dataclasses.replace(layer, choices=tuple(choices), reason=obstacle)
 
 

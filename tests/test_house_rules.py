@@ -40,6 +40,7 @@ LAYERS = {
     "nmcompile.capture": TORCH,
     "nmcompile.context": TORCH,
     "nmcompile.convs": TORCH,
+    "nmcompile.readers": TORCH,
     "nmcompile.loading": TORCH,
     "nmcompile.pipeline": TORCH,
     "nmcompile.program": TORCH,

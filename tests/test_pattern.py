@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nmcompile.errors import NmcompileError
-from nmcompile.pattern import DENSE, Pattern
+from nmcompile.pattern import ALL_OUTPUTS, DENSE, Pattern
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from nmcompile.pattern import DENSE, Pattern
         ("1:256", Pattern(1, 1, 256)),
         ("8x2:4k", Pattern(8, 2, 4, whole=True)),
         ("1:4k", Pattern(1, 1, 4, whole=True)),
+        ("2:4c", Pattern(ALL_OUTPUTS, 2, 4, whole=True)),
         ("dense", DENSE),
     ],
 )
@@ -48,6 +49,8 @@ def test_other_spellings_are_read(text, written):
         "x2:4",
         "DENSE",
         "2:4kk",
+        "2:4kc",
+        "8x2:4c",
         "densek",
     ],
 )
@@ -103,6 +106,9 @@ def test_groups_follow_each_other_and_keep_what_kept_says():
         ("16x2:4", 15, 4, 9, "15 output channels per group, pattern 16x2:4 shares over 16"),
         ("8x2:4k", 8, 4, 9, None),
         ("8x2:4k", 8, 4, 1, "kernels of one weight, for which 8x2:4k is 8x2:4"),
+        ("2:4c", 1, 2, 1, None),
+        ("48:64c", 8, 4, 9, None),  # a share of any number
+        ("48:64c", 8, 3, 9, "3 input channels per group, pattern 48:64c needs 4"),
         ("dense", 1, 1, 1, None),
     ],
 )
@@ -135,6 +141,8 @@ def full_mask(pattern, outputs, inputs, groups=1, kernel=2, seed=0):
         ("2:4k", 3, 7, 1),
         ("4x2:4k", 10, 6, 1),
         ("2x1:4k", 6, 9, 2),
+        ("2:4c", 10, 6, 1),
+        ("2:4c", 6, 9, 2),  # each group reads channels of its own
     ],
 )
 def test_one_weight_more_than_permitted_is_not_allowed(text, outputs, inputs, groups):
@@ -164,14 +172,14 @@ def test_a_choice_is_not_shared_across_convolution_groups():
     assert not pattern.allows(mask, groups=1)  # rows 0 1 | 2 3 | 4 5
 
 
-@pytest.mark.parametrize("text", ["2:4", "3x1:4", "2:4k", "3x2:4k"])
+@pytest.mark.parametrize("text", ["2:4", "3x1:4", "2:4k", "3x2:4k", "2:4c", "2:8c"])
 def test_the_largest_are_what_a_pattern_just_allows(text):
     pattern = Pattern.parse(text)
     weight = np.random.default_rng(0).standard_normal((7, 6, 3, 2)).astype(np.float32)
     mask = pattern.largest(weight)
     assert pattern.allows(mask)
     assert (mask.sum(1) == pattern.kept(6)).all()
-    v, places = pattern.v, ((0, 1, 2), (0, 1))
+    v, places = min(pattern.v, 7), ((0, 1, 2), (0, 1))
     for row, (y, x) in itertools.product(range(0, 7, v), itertools.product(*places)):
         for start, size, _ in pattern.group_sizes(6):
             group = weight[row : row + v, start : start + size] ** 2

@@ -80,6 +80,34 @@ def test_patterns_that_some_layers_cannot_take_are_left_out_there(ctx):
     assert [c.pattern for c in plain.choices] == [DENSE, *patterns]
 
 
+@pytest.mark.parametrize("executor", ["native", "onnx"])
+def test_a_pattern_of_channels_spares_outputs_that_one_convolution_alone_reads(ctx, executor):
+    """The first two of the body: what the third reads, the sum after it and the tail need too."""
+    target = CountingTarget()
+    target.executor = executor
+    quarter = with_patterns(ctx, (Pattern.parse("1:4c"),))
+    found = measured(Chained(), dataclasses.replace(quarter, target=target))
+    share = 1 / 16 if executor == "native" else 1 / 4
+    for name, outputs in (("first", share), ("second", share), ("third", 1 / 4)):
+        dense, sparse = found.layer(f"{name}.weight").choices
+        assert sparse.macs == dense.macs * outputs
+        assert sparse.latency_ms == pytest.approx(dense.latency_ms * outputs)
+
+
+class Chained(nn.Module):
+    """Three convolutions, the last of which has a residual, between a head and a tail."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.tail = conv(3, 8), conv(8, 3)
+        self.first, self.second, self.third = conv(8, 8), conv(8, 8), conv(8, 8)
+
+    def forward(self, x):
+        x = self.head(x)
+        y = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.tail(x + self.third(y))
+
+
 def with_patterns(ctx, patterns):
     return dataclasses.replace(ctx, patterns=patterns)
 

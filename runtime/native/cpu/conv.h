@@ -44,7 +44,7 @@ struct PairBlock {
 struct Part {
     std::vector<Tap> taps;
     std::vector<uint32_t> counts;
-    std::vector<int> used;       // Winograd: input channels that some output keeps
+    std::vector<int> used;       // input channels that are read, be it to multiply them by zero
     std::vector<uint32_t> kept;  // and which of these every WG outputs do, `counts` of each
     int64_t steps = 0;  // of a tile's computation, between which the next tiles' inputs are fetched
     int input_blocks = 1;
@@ -58,7 +58,8 @@ enum class Method { sparse, dense, winograd, pairs, halves };
 struct Conv {
     int kernel_y, kernel_x, stride_y, stride_x, dilation_y, dilation_x;
     int pad_left, pad_right, pad_top, pad_bottom;
-    int groups, inputs, outputs;  // channels of one group
+    int groups, inputs, outputs;  // channels of one group; outputs that are computed
+    std::vector<int> places;      // of the outputs among all of the layer; empty: as they come
     int shuffle;                  // factor of the pixel shuffle in its store
     int block;                    // input channels whose packed tiles fit L1
     Method method;

@@ -144,6 +144,24 @@ int64_t steps(const Conv& conv, const Part& part, const Kernels& kernels) {
     return sum;
 }
 
+// The inputs that are read: those with a weight, and, where zeros are multiplied too, all.
+std::vector<int> inputs_read(const Conv& conv, const Part& part, const float* weights) {
+    const auto whole = [](const PairBlock& block) { return block.picks.empty(); };
+    const bool all = conv.method == Method::dense ||
+                     std::any_of(part.blocks.begin(), part.blocks.end(), whole);
+    const auto taps = static_cast<ptrdiff_t>(conv.tap_offsets.size());
+    std::vector<int> read;
+    for (int in = 0; in < conv.inputs; ++in) {
+        bool any = all;
+        for (int out = 0; out < conv.outputs && !any; ++out) {
+            const float* w = weights + (static_cast<ptrdiff_t>(out) * conv.inputs + in) * taps;
+            any = std::any_of(w, w + taps, [](float value) { return value != 0.0f; });
+        }
+        if (any) read.push_back(in);
+    }
+    return read;
+}
+
 }  // namespace
 
 Conv make_conv(const OperationRecord& record, int inputs, int outputs,
@@ -193,6 +211,7 @@ void set_weights(Conv& conv, const std::vector<float>& weights, const Kernels& k
             case Method::pairs: part.blocks = pair_blocks(conv, own, kernels); break;
             case Method::winograd: set_winograd(conv, part, own, kernels.winograd_group); break;
         }
+        if (conv.method != Method::winograd) part.used = inputs_read(conv, part, own);
         part.steps = steps(conv, part, kernels);
         for (const PairBlock& block : part.blocks) {
             conv.most_picks = std::max(conv.most_picks, block.picks.size());

@@ -233,6 +233,7 @@ void run_conv(const ConvRun& run, Rows rows, float* scratch) {
     job.block = conv.block;
     job.outputs = conv.outputs, job.channels = conv.inputs, job.tile_channel = conv.tile_channel;
     job.tap_offsets = conv.tap_offsets.data(), job.tap_count = static_cast<int>(conv.tap_offsets.size());
+    job.places = conv.places.empty() ? nullptr : conv.places.data();
     job.epilogue = &run.epilogue, job.shuffle = conv.shuffle;
     job.output_channel = run.output.plane, job.residual_channel = run.residual.plane;
 

@@ -56,7 +56,8 @@ void pack(const PackJob& job) {
 // Sums of one output channel, still in L1 -> bias, activation and residual -> the output, shuffled.
 inline void finish_row(const float* sums, const TileJob& job, int channel, int row) {
     const Epilogue& e = *job.epilogue;
-    const int own = job.first + channel, factor = job.shuffle, phases = factor * factor;
+    const int number = job.first + channel, own = job.places == nullptr ? number : job.places[number];
+    const int factor = job.shuffle, phases = factor * factor;
     const int phase = own % phases;
     const Vec bias = spread(e.bias != nullptr ? e.bias[own] : 0.0f), alpha = spread(e.alpha);
     const float slope = e.activation.slopes != nullptr ? e.activation.slopes[own] : e.activation.a;

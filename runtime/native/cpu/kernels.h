@@ -114,6 +114,7 @@ struct TileJob {
     ptrdiff_t pair_step;
     const Epilogue* epilogue;
     int first;  // of these output channels, among all that the epilogue and output know
+    const int* places;  // or where each of those is to be found there; null: where it comes
     float* output;
     int shuffle;  // factor of a pixel shuffle: its rows and positions lie that much closer
     ptrdiff_t output_channel, output_rows[kMostRows * kLargestFactor];  // floats to the next channel, to each row

@@ -11,10 +11,15 @@ namespace {
 
 constexpr size_t kLargestTile = size_t{1} << 24;  // floats
 
-std::vector<float> kept_at(int level, const std::vector<float>& weights, const std::vector<uint8_t>& levels) {
-    std::vector<float> kept(weights);
-    for (size_t i = 0; i < kept.size(); ++i) {
-        if (levels[i] > level) kept[i] = 0.0f;
+// The weights of those outputs.
+std::vector<float> kept_at(int level, const Layer& layer, const std::vector<int>& outputs) {
+    const size_t row = layer.outputs == 0 ? 0 : layer.weights.size() / static_cast<size_t>(layer.outputs);
+    std::vector<float> kept;
+    kept.reserve(row * outputs.size());
+    for (const int output : outputs) {
+        for (size_t i = static_cast<size_t>(output) * row; i < (static_cast<size_t>(output) + 1) * row; ++i) {
+            kept.push_back(layer.levels[i] > level ? 0.0f : layer.weights[i]);
+        }
     }
     return kept;
 }
@@ -28,21 +33,24 @@ OperationRecord below(OperationRecord record) {
 
 }  // namespace
 
-Packings pack_levels(const ConvShape& shape, const std::vector<float>& weights,
-                     const std::vector<uint8_t>& levels, int count, const Kernels& kernels) {
+Packings pack_levels(const OperationRecord& record, const Layer& layer,
+                     const std::vector<std::vector<int>>& outputs, const Kernels& kernels) {
     Packings made;
-    made.served.resize(static_cast<size_t>(count));
-    for (int level = count - 1; level >= 0; --level) {
-        const bool adds_to = std::find(levels.begin(), levels.end(), level + 1) != levels.end();
-        if (made.convs.empty() || adds_to) {
-            const OperationRecord record = made.convs.empty() ? shape.record : below(shape.record);
-            const std::vector<float> kept = kept_at(level, weights, levels);
-            Conv conv = make_conv(record, shape.inputs, shape.outputs, kept, kernels);
+    made.served.resize(outputs.size());
+    std::vector<float> above;
+    for (size_t level = outputs.size(); level-- > 0;) {
+        const std::vector<int>& own = outputs[level];
+        std::vector<float> kept = kept_at(static_cast<int>(level), layer, own);
+        if (made.convs.empty() || own != outputs[level + 1] || kept != above) {
+            const OperationRecord as = made.convs.empty() ? record : below(record);
+            Conv conv = make_conv(as, layer.inputs, static_cast<int>(own.size()), kept, kernels);
             if (conv.tile_floats() > kLargestTile) return {};
+            if (own.size() < static_cast<size_t>(layer.outputs)) conv.places = own;
             set_weights(conv, kept, kernels);
             made.convs.push_back(std::move(conv));
+            above = std::move(kept);
         }
-        made.served[static_cast<size_t>(level)] = made.convs.size() - 1;
+        made.served[level] = made.convs.size() - 1;
     }
     return made;
 }

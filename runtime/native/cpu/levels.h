@@ -20,14 +20,16 @@ struct Packings {
     std::vector<size_t> served;  // of each level: its packing
 };
 
-struct ConvShape {
-    const OperationRecord& record;
+// A convolution as its bytes have it: weights [out][in/groups][kh][kw] and levels alike, kNever where a weight is 0.
+struct Layer {
     int inputs, outputs;  // channels
+    std::vector<float> weights;
+    std::vector<uint8_t> levels;
 };
 
-// Weights [out][in/groups][kh][kw] and levels alike, kNever where a weight is 0.
-Packings pack_levels(const ConvShape& shape, const std::vector<float>& weights,
-                     const std::vector<uint8_t>& levels, int count, const Kernels& kernels);
+// `outputs` of each level: those that are read, see unread.h.
+Packings pack_levels(const OperationRecord& record, const Layer& layer,
+                     const std::vector<std::vector<int>>& outputs, const Kernels& kernels);
 
 }  // namespace nmk
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "program.h"
+#include "unread.h"
 
 namespace nmk {
 
@@ -149,7 +150,21 @@ public:
             operation.values[kSlopes] = data_.floats(record.data[kSlopes], computed_channels(record), "slopes");
         }
         program_.operations.push_back(std::move(operation));
+        layers_.resize(program_.operations.size());
         written_[program_.values[record.output].buffer] = true;
+    }
+
+    // Packs the convolutions, the last first: what is read of a result, its readers' packings say.
+    void pack() {
+        std::vector<Readers> readers(program_.levels, Readers(program_));
+        for (size_t i = program_.operations.size(); i-- > 0;) {
+            Operation& operation = program_.operations[i];
+            if (operation.kind() == Kind::conv2d) pack_conv(operation, layers_[i], readers);
+            for (size_t level = 0; level < readers.size(); ++level) {
+                const bool conv = operation.kind() == Kind::conv2d;
+                readers[level].add(operation, conv ? &operation.convs[operation.served[level]] : nullptr);
+            }
+        }
     }
 
     void mark_written(uint32_t value) { written_[program_.values[value].buffer] = true; }
@@ -176,7 +191,7 @@ private:
         require(channels_of(record.inputs[input]) == channels_of(record.output), "channels");
     }
 
-    void add_conv(Operation& operation) const {
+    void add_conv(Operation& operation) {
         const OperationRecord& record = operation.record;
         const int32_t* p = record.params;
         check_window(record);
@@ -194,10 +209,16 @@ private:
                                static_cast<uint64_t>(p[kKernelX]);
         require(count <= kLargestWeight, "size of weights");
         operation.values[kBias] = data_.floats_or_none(record.data[kBias], out, "size of a bias");
-        const std::vector<float> weights = unpack(data_, record, count);
-        const std::vector<uint8_t> levels = unpack_levels(data_, record, weights, program_.levels);
-        const ConvShape shape{record, static_cast<int>(in), static_cast<int>(out)};
-        Packings made = pack_levels(shape, weights, levels, static_cast<int>(program_.levels), *program_.kernels);
+        std::vector<float> weights = unpack(data_, record, count);
+        std::vector<uint8_t> levels = unpack_levels(data_, record, weights, program_.levels);
+        layers_.resize(program_.operations.size() + 1);
+        layers_.back() = {static_cast<int>(in), static_cast<int>(out), std::move(weights), std::move(levels)};
+    }
+
+    void pack_conv(Operation& operation, const Layer& layer, const std::vector<Readers>& readers) const {
+        std::vector<std::vector<int>> outputs;
+        for (const Readers& own : readers) outputs.push_back(own.outputs_of(operation));
+        Packings made = pack_levels(operation.record, layer, outputs, *program_.kernels);
         require(!made.convs.empty(), "a convolution with too large a window");
         operation.convs = std::move(made.convs), operation.served = std::move(made.served);
     }
@@ -262,6 +283,7 @@ private:
 
     Program& program_;
     Data data_;
+    std::vector<Layer> layers_;  // of operations that are convolutions
     std::vector<bool> written_ = std::vector<bool>(program_.buffer_channels.size());
 };
 
@@ -313,6 +335,7 @@ std::unique_ptr<Program> load_program(const void* bytes, size_t size) {
     for (uint32_t i = 0; i < header.inputs; ++i) loader.mark_written(i);
     for (const OperationRecord& record : records) loader.add(record);
     for (uint32_t output : program->outputs) require(loader.is_written(output), "an output that nothing wrote");
+    loader.pack();
     return program;
 }
 
