@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from torch import fx
 
@@ -24,11 +25,14 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     """Lists every layer's choices and times each on the target at the reference size.
 
     Patterns that run in the same kernel at the same speed (a dense kernel that multiplies the
-    zeros too) are timed once. Times are cached by machine, call and kernel. Under a pattern of
-    channels a layer of a native engine computes fewer outputs too, those that the next layer reads:
-    it is counted and timed as if that one left out the same share. Where the layers of a chain take
-    other shares of their channels, a, b, c ..., the sum of a a, b b ... stands for that of a b,
-    b c ..., which inside the chain is no more than it.
+    zeros too) are timed once. Times are cached by machine, call and kernel.
+
+    Under a pattern of channels the layer before computes less. Which one that will be is not known
+    yet, so it is the layer itself, if it stands in a chain, between one whose outputs it alone
+    reads and one that alone reads its own, that is counted and timed with as few outputs as
+    inputs: what it saves in the one before is what the one behind would save in it. The first of a
+    chain is counted as if the next read everything, so that a chain takes no more than this says
+    unless its layers keep very unlike shares.
     """
     plan = program.the_plan
     shapes = shapes_at(program, ctx.reference_size)
@@ -39,7 +43,7 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
         for layer in plan.layers:
             calls = [
-                (conv_spec(program, node, shapes), _private(readers.get(node, [])))
+                (conv_spec(program, node, shapes), _private(node, readers))
                 for node in uses[layer.name]
             ]
             layers.append(_with_choices(layer, calls, plan.dense_macs, ctx))
@@ -79,9 +83,11 @@ def kept_macs(layer: Layer, pattern: Pattern) -> int:
     return layer.macs if pattern.is_dense else layer.macs * pattern.kept(inputs) // inputs
 
 
-def _private(readers: Readers) -> int:
-    """How many channels one convolution and nothing else reads."""
-    return sum(len(own) == 1 and None not in own for own in readers)
+def _private(node: fx.Node, readers: Mapping[fx.Node, Readers]) -> int:
+    """How many outputs of a layer within a chain one convolution and nothing else reads."""
+    if not any(own == {node} for before in readers.values() for own in before):
+        return 0
+    return sum(len(own) == 1 and None not in own for own in readers.get(node, []))
 
 
 def _outputs(spec: ConvSpec, pattern: Pattern, private: int) -> int:

@@ -16,7 +16,7 @@ from nmcompile.runtime.assembly import Network
 from nmcompile.runtime.cuts import Cut, Span
 from nmcompile.runtime.pixels import Tensor, mirrored
 from nmcompile.runtime.routed import Routed, single
-from nmcompile.runtime.routing import Route, Routes, levels_of
+from nmcompile.runtime.routing import Route, Routes, levels_of, window_in
 
 _LEAST_SEEN = 32  # pixels: what the head looks at is mirrored up to this size
 _FEW = 2  # an area with more than 1 / (_FEW * threads) of the work runs on all threads
@@ -86,11 +86,13 @@ class Router:
             1 x C x scale*H x scale*W, blended where areas of different levels meet; all of it
             at the highest of the levels where that takes no more than the areas do.
         """
-        rows, columns = (self._cells(size) for size in image.shape[2:])
-        levels = self._levels(self._windows(image, rows, columns))
+        height, width = image.shape[2:]
+        tile = window_in(self._routing, height, width, self._manifest.scale)
+        rows, columns = self._cells(height, tile), self._cells(width, tile)
+        levels = self._levels(_windows(image, rows, columns, tile))
         areas = joined(rows, columns, levels.reshape(len(rows), len(columns)))
-        height, width = (Cut(Span(0, size), Span(0, size)) for size in image.shape[2:])
-        whole = Area(height, width, int(levels.max()))
+        ends = Span(0, height), Span(0, width)
+        whole = Area(Cut(ends[0], ends[0]), Cut(ends[1], ends[1]), int(levels.max()))
         if self._work(whole) <= sum(map(self._work, areas)):
             areas = [whole]  # the overlap would take more than the lower levels save
         for area in areas:
@@ -108,23 +110,12 @@ class Router:
         self._routes.look(windows.size // windows.shape[1])
         return levels_of(self._routed.scores(windows), self._routing, self._effort)
 
-    def _cells(self, size: int) -> tuple[Cut, ...]:
+    def _cells(self, size: int, tile: int) -> tuple[Cut, ...]:
         """The tiles of an axis; a network of one size sees all of it as one."""
-        manifest, routing = self._manifest, self._routing
+        manifest = self._manifest
         if manifest.fixed_size is not None:
             return (Cut(Span(0, size), Span(0, size)),)
-        return cells(size, routing.tile, routing.overlap, manifest.multiple, manifest.minimum)
-
-    def _windows(self, image: Tensor, rows: Sequence[Cut], columns: Sequence[Cut]) -> Tensor:
-        """What the head looks at: for each cell the window about it, all of one size."""
-        tile = self._routing.tile
-        seen = _at_least(image, tile)
-        found = [
-            seen[0, :, top : top + tile, left : left + tile]
-            for top in (_centred(row.inner, tile, seen.shape[2]) for row in rows)
-            for left in (_centred(column.inner, tile, seen.shape[3]) for column in columns)
-        ]
-        return np.stack(found)
+        return cells(size, tile, self._routing.overlap, manifest.multiple, manifest.minimum)
 
     def _blended(self, image: Tensor, areas: Sequence[Area]) -> Tensor:
         """The weighted sum of all areas: large ones on all threads, the rest a thread each.
@@ -170,6 +161,17 @@ class Router:
                 if len(ends):
                     near = slice(ends[0], ends[-1] + 1)
                     lines[..., near] *= found[near]
+
+
+def _windows(image: Tensor, rows: Sequence[Cut], columns: Sequence[Cut], tile: int) -> Tensor:
+    """What the head looks at: for each cell the window about it, all of one size."""
+    seen = _at_least(image, tile)
+    found = [
+        seen[0, :, top : top + tile, left : left + tile]
+        for top in (_centred(row.inner, tile, seen.shape[2]) for row in rows)
+        for left in (_centred(column.inner, tile, seen.shape[3]) for column in columns)
+    ]
+    return np.stack(found)
 
 
 def _at_least(image: Tensor, size: int) -> Tensor:

@@ -82,13 +82,13 @@ def test_patterns_that_some_layers_cannot_take_are_left_out_there(ctx):
 
 @pytest.mark.parametrize("executor", ["native", "onnx"])
 def test_a_pattern_of_channels_spares_outputs_that_one_convolution_alone_reads(ctx, executor):
-    """The first two of the body: what the third reads, the sum after it and the tail need too."""
+    """The second of the body: what the first reads the sum needs too, and what the third makes."""
     target = CountingTarget()
     target.executor = executor
     quarter = with_patterns(ctx, (Pattern.parse("1:4c"),))
     found = measured(Chained(), dataclasses.replace(quarter, target=target))
-    share = 1 / 16 if executor == "native" else 1 / 4
-    for name, outputs in (("first", share), ("second", share), ("third", 1 / 4)):
+    second = 1 / 16 if executor == "native" else 1 / 4
+    for name, outputs in (("first", 1 / 4), ("second", second), ("third", 1 / 4)):
         dense, sparse = found.layer(f"{name}.weight").choices
         assert sparse.macs == dense.macs * outputs
         assert sparse.latency_ms == pytest.approx(dense.latency_ms * outputs)

@@ -106,6 +106,15 @@ def test_what_was_run_is_counted(tmp_path):
     assert routes.macs == pytest.approx((20 * 60 * (0.3 + 1.0) + seen) / (20 * 112))
 
 
+def test_a_large_image_has_larger_windows(tmp_path):
+    """48 instead of 32, 40 of them apart: 18 by 32."""
+    engine = load(routed.native(tmp_path / "e"))
+    image = np.zeros((720, 1280, 3), np.float32)
+    _, routes = restored(engine, image)
+    assert routes.shares == (1, 0, 0)
+    assert routes.macs == pytest.approx(0.3 + 18 * 32 * 48**2 * 0.005 / (720 * 1280))
+
+
 def test_a_large_image_is_run_in_tiles_of_its_own_for_memory(tmp_path):
     engine = load(routed.native(tmp_path / "e", same=True, times=(0.05, 0.1, 1.0)))
     image = routed.picture(95, 141)

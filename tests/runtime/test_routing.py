@@ -7,7 +7,7 @@ import pytest
 
 from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
-from nmcompile.runtime.routing import levels_of, read_effort
+from nmcompile.runtime.routing import levels_of, read_effort, window_in
 
 ROUTING = Routing("tile", 64, 8, (0.25, 0.5, 1.0), (0.4, 0.6, 1.0), 0.005, (8.0, 2.0, -4.0), 0.5)
 
@@ -40,6 +40,14 @@ def test_of_equal_levels_the_cheapest_wins():
 def test_other_numbers_of_scores_are_refused():
     with pytest.raises(NmcompileError, match=r"shape \(4, 2\), expected N x 3"):
         levels_of(np.zeros((4, 2)), ROUTING, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale", "size"),
+    [(180, 320, 4, 96), (179, 320, 4, 64), (720, 1280, 1, 96), (320, 180, 2, 64)],
+)
+def test_windows_are_larger_where_a_result_is_720p_or_more(height, width, scale, size):
+    assert window_in(ROUTING, height, width, scale) == size
 
 
 def test_efforts():
