@@ -157,38 +157,6 @@ def prune_magnitude(weight: Tensor, groups: int, pattern: Pattern) -> Tensor:
     return from_rows(rows, weight)
 
 
-def saliency(weight: Tensor, groups: int, whole: bool, hessian: Hessian | None) -> Tensor:
-    """What the error grows by when a weight, or a whole kernel, goes and all others make up for it.
-
-    w² / [H⁻¹]_jj with H of the weights not decided on before, as `prune_second_order` has it; for a
-    kernel B w_Bᵀ (H⁻¹_BB)⁻¹ w_B, spread evenly over its weights. Without a Hessian w².
-
-    Args:
-        weight: [out, in/groups, kh, kw].
-        groups: convolution groups.
-        whole: whether kernels go as a whole.
-        hessian: of the layer's inputs.
-
-    Returns:
-        The same shape, not below zero.
-    """
-    if hessian is None:
-        return weight.square()
-    if not whole:
-        diagonal = hessian.factors.diagonal(dim1=1, dim2=2)
-        return from_rows((to_rows(weight, groups) / diagonal[:, None]).square(), weight)
-    outputs, inputs, height, width = weight.shape
-    positions = height * width
-    factors = hessian.kernel_factors
-    inverse = factors.transpose(1, 2) @ factors
-    blocks = inverse.reshape(groups, inputs, positions, inputs, positions)
-    own = blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)[:, None]
-    kernels = weight.reshape(groups, -1, inputs, positions, 1).double()
-    effect = (kernels * torch.linalg.solve(own, kernels)).sum((3, 4)) / positions
-    spread: Tensor = effect.reshape(outputs, inputs, 1, 1).to(weight.dtype)
-    return spread.expand(weight.shape)
-
-
 def to_rows(weight: Tensor, groups: int) -> Tensor:
     """[out, in/groups, kh, kw] -> [groups, out/groups, k], columns ordered as a Hessian's."""
     return weight.permute(0, 2, 3, 1).reshape(groups, weight.shape[0] // groups, -1).clone()

@@ -15,7 +15,6 @@ from nmcompile.second_order import (
     aimed,
     prune_magnitude,
     prune_second_order,
-    saliency,
 )
 from tests.networks import Around, PerPixel, captured, conv
 
@@ -358,35 +357,3 @@ def test_inputs_that_are_always_zero_do_no_harm():
     expected = prune_magnitude(weight, 1, Pattern.parse("2:4"))
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("kind", ["plain", "grouped", "transposed", "5x5"])
-def test_saliency_is_the_error_that_others_cannot_make_up_for(kind, whole):
-    call, layer, weight = built(kind)
-    hessian = hessian_of(call, weight, inputs(layer.in_channels))
-    found = saliency(weight, call.groups, whole, hessian)
-    assert found.shape == weight.shape
-    if whole:
-        assert torch.equal(found, found[:, :, :1, :1].expand(weight.shape))
-    matrix = hessian.matrix.double()
-    mean = matrix.diagonal(dim1=1, dim2=2).mean(1)
-    matrix = matrix + torch.diag_embed(0.01 * mean[:, None].expand(-1, matrix.shape[1]))
-    outputs, inner, height, width = weight.shape
-    for out, channel, place in ((0, 0, 0), (outputs - 1, 2, 4), (outputs // 2, inner - 1, 8)):
-        own = matrix[out * call.groups // outputs]
-        row = weight[out].permute(1, 2, 0).flatten().double()
-        places = torch.arange(height * width) if whole else torch.tensor([place])
-        gone = places * inner + channel
-        later = torch.arange(len(row)) if whole else torch.arange(int(gone[0]) + 1, len(row))
-        free = later[~torch.isin(later, gone)]
-        cross = own[gone][:, free]
-        left = own[gone][:, gone] - cross @ torch.linalg.solve(own[free][:, free], cross.T)
-        expected = row[gone] @ left @ row[gone]
-        total = found[out, channel].flatten()[places].sum().double()
-        torch.testing.assert_close(total, expected, rtol=1e-2, atol=1e-6)
-
-
-def test_without_a_hessian_saliency_is_the_square():
-    _, _, weight = built("plain")
-    assert torch.equal(saliency(weight, 1, True, None), weight**2)

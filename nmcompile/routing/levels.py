@@ -18,17 +18,16 @@ from nmcompile import transform
 from nmcompile.assignment import Option, least_cost, solve
 from nmcompile.budget import Budget
 from nmcompile.context import Context
-from nmcompile.convs import from_canonical, get_tensor, read_conv, to_canonical, weight_uses
+from nmcompile.convs import from_canonical, get_tensor, to_canonical
 from nmcompile.errors import NmcompileError
 from nmcompile.passes.assign_patterns import cost_in, cost_quantity, gaining, gains
-from nmcompile.passes.prune import POSITIONS, collect_hessian
+from nmcompile.passes.prune import prune_layers
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Layer, Plan
 from nmcompile.program import Program
 from nmcompile.routing.nested import NEVER, Nested
 from nmcompile.routing.spec import RouteSpec
-from nmcompile.second_order import Hessian, prune_magnitude, saliency
-from nmcompile.walking import Walk
+from nmcompile.second_order import prune_magnitude
 
 # Where between the least that patterns reach and the dense network the first level lies: at the
 # least itself, quality falls fast (sample network, one-shot).
@@ -108,50 +107,46 @@ def nests(lower: Pattern, upper: Pattern) -> bool:
 
 
 def nest(program: Program, plans: Sequence[Plan], ctx: Context) -> Nested:
-    """Ranks the weights of a pruned network, so that each level keeps what matters most to it.
+    """Prunes each level from the one above it, which says what the lower one keeps.
 
-    The values are the last level's; training adapts them to all levels.
+    The values are the last level's; `fitting` and training adapt them to all levels.
 
     Args:
         program: pruned to the last plan.
         plans: one a level, each nested in the next.
-        ctx: calibration crops and the pruning method, whose ranking is taken.
+        ctx: calibration crops and the pruning method.
     """
-    walk, uses = Walk(program, ctx.calibration.crops), weight_uses(program.module)
-    least: dict[str, Tensor] = {}
-    ladders = {name: [plan.layer(name) for plan in plans] for name in uses}
-    split = {name: x for name, x in ladders.items() if x[0].pattern != x[-1].pattern}
-    with ctx.reporter.stage("nesting levels", len(split)) as step:
-        for name, ladder in split.items():
-            hessian = None
-            if ctx.prune_method == "obs":
-                hessian = collect_hessian(walk, uses[name], ladder[-1], POSITIONS)
-            conv = read_conv(uses[name][0])
-            assert conv is not None
-            weight = to_canonical(get_tensor(program.module, name), conv.op, conv.groups)
-            ranked = _least_levels(weight, ladder, hessian)
-            least[name] = from_canonical(ranked, conv.op, conv.groups).contiguous()
-            step()
+    names = [layer.name for layer in plans[-1].layers]
+    above, least = program, dict[str, Tensor]()
+    for name in names:
+        if plans[0].layer(name).pattern != plans[-1].layer(name).pattern:
+            weight = get_tensor(program.module, name)
+            dense = plans[-1].layer(name).pattern.is_dense
+            kept = torch.ones_like(weight, dtype=torch.bool) if dense else weight != 0
+            least[name] = torch.where(kept, len(plans) - 1, NEVER).to(torch.uint8)
+    for level in reversed(range(len(plans) - 1)):
+        pruned = prune_layers(dataclasses.replace(above, plan=plans[level]), names, ctx)
+        for name, own in least.items():
+            layer, same = plans[level].layer(name), plans[level + 1].layer(name).pattern
+            kept = own <= level + 1
+            if layer.pattern != same:
+                before, after = (get_tensor(x.module, name) for x in (above, pruned))
+                kept = _kept(before, after, kept, layer)
+            own[kept] = level
+        above = Nested(program, least, tuple(plans)).at(level)
     return Nested(program, least, tuple(plans))
 
 
-def _least_levels(weight: Tensor, ladder: Sequence[Layer], hessian: Hessian | None) -> Tensor:
-    """Of a canonical weight, the least level that keeps each (uint8), NEVER for none."""
-    top = len(ladder) - 1
-    kept = torch.ones_like(weight, dtype=torch.bool)
-    if not ladder[top].pattern.is_dense:
-        kept = weight != 0
-    least = torch.full(weight.shape, NEVER, dtype=torch.uint8)
-    least[kept] = top
-    for level in reversed(range(top)):
-        layer, above = ladder[level], ladder[level + 1]
-        if layer.pattern != above.pattern:
-            score = saliency(weight, layer.groups, layer.pattern.whole, hessian)
-            # Between weights of no effect, those that the level above keeps come first.
-            score = torch.where(kept, score / score.max().clamp_min(1e-30) + 1e-9, 0.0)
-            kept = prune_magnitude(score.sqrt(), layer.groups, layer.pattern) != 0
-        least[kept] = level
-    return least
+def _kept(above: Tensor, pruned: Tensor, within: Tensor, layer: Layer) -> Tensor:
+    """What a level keeps of a weight: what pruning left of what the level above keeps.
+
+    Pruning may have filled places that are zero there; the largest weights then take theirs.
+    """
+    size = above.square() / above.square().max().clamp_min(1e-30)
+    score = torch.where(within, (pruned != 0) + size / 2 + 1e-9, 0.0)
+    canonical = to_canonical(score.sqrt(), layer.op, layer.groups)
+    kept = prune_magnitude(canonical, layer.groups, layer.pattern) != 0
+    return from_canonical(kept, layer.op, layer.groups)
 
 
 def _assigned(plan: Plan, below: Plan | None, spec: RouteSpec, level: int) -> Plan:

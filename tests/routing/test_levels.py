@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from nmcompile.convs import to_canonical
+from nmcompile.convs import get_tensor, set_tensor, to_canonical
 from nmcompile.errors import NmcompileError
 from nmcompile.passes import analyze_cost, measure_latency
 from nmcompile.passes import prune as prune_pass
@@ -221,6 +221,22 @@ def test_a_network_is_made_of_levels(tmp_path):
     assert torch.equal(nested.at(2)(x), program(x))
     wanted = [float((nested.at(level)(x) - program(x)).square().mean()) for level in range(3)]
     assert wanted[0] > wanted[1] > wanted[2] == 0
+
+
+def test_of_channels_that_are_alike_a_lower_level_keeps_one(tmp_path):
+    """By what each alone would lose all of them would go, or as well as any others stay."""
+    ctx, module = context(tmp_path), Around(conv(8, 8))
+    program = cleaned(module, ctx)
+    for name in ("head.weight", "head.bias"):
+        value = get_tensor(program.module, name).clone()
+        value[4:] = value[:4]
+        set_tensor(program.module, name, value)
+    analyzed = run_passes(program, ctx, [analyze_cost, measure_latency])
+    patterns = {"body.0.weight": Pattern.parse("4:8c")}
+    plans = [analyzed.the_plan.assign(patterns, {}), analyzed.the_plan]
+    nested = nest(analyzed, plans, ctx)
+    kept = (nested.least["body.0.weight"] == 0)[0, :, 0, 0]
+    assert (kept[:4] ^ kept[4:]).all()
 
 
 def test_where_zeros_gain_no_time_levels_are_cheaper_in_macs(tmp_path):
