@@ -169,6 +169,7 @@ _MARKERS = {
     "element-wise": ("s", "#2a6fbb"),
     "vector-wise": ("^", "#c2571a"),
     "whole kernels": ("D", "#2f8f4e"),
+    "channels": ("v", "#b08a1e"),
     "mixed": ("P", "#7a4fa3"),
     "OpenVINO, dense": ("x", "#888888"),
 }
@@ -181,6 +182,8 @@ def _kind(engine: str) -> str:
         return "OpenVINO, dense"
     if "Mk" in engine:
         return "whole kernels"
+    if "N:64c" in engine:
+        return "channels"
     if "any pattern" in engine:
         return "mixed"
     return "vector-wise" if "64x" in engine else "element-wise"

@@ -31,7 +31,7 @@ from nmcompile.context import Context
 from nmcompile.masks import FIXED, Masks
 from nmcompile.passes import analyze_cost
 from nmcompile.passes.assign_patterns import within_loss
-from nmcompile.pattern import Pattern
+from nmcompile.pattern import ALL_OUTPUTS, Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
 from nmcompile.progress import Reporter
@@ -121,6 +121,12 @@ def _kernels(case: Case) -> Program:
     return _pruned(case, patterns=tuple(patterns))
 
 
+def _channels(case: Case) -> Program:
+    """The share of every layer's inputs: fewer MACs in an engine than are counted here."""
+    uniform = dataclasses.replace(case.uniform(ALL_OUTPUTS, 64), whole=True)
+    return _pruned(case, uniform=uniform)
+
+
 def _by_macs(case: Case) -> Program:
     """Every kind of pattern, weighed by MACs alone."""
     return _pruned(case, patterns=make_target("cpu").default_patterns())
@@ -154,6 +160,7 @@ METHODS = {
     "64xN:64": Method(_shared),
     "layer-wise 64xN:64": Method(_shared_layer_wise),
     "8xN:Mk": Method(_kernels),
+    "N:64c": Method(_channels),
     "any pattern by MACs": Method(_by_macs),
     "any pattern by ms": Method(_by_ms),
 }
