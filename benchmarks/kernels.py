@@ -21,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks import command
 from nmcompile.pattern import Pattern
 from nmcompile.runtime import native
 from nmcompile.runtime.executor import OrtExecutor, available_cores
@@ -180,4 +181,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command(main)

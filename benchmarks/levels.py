@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import command
 from nmcompile.pattern import Pattern
 from nmcompile.runtime import native
 from nmcompile.runtime.native.blob import (
@@ -106,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import command
 from nmcompile.bench import natural_image
 from nmcompile.engine import read_manifest
 from nmcompile.errors import NmcompileError
@@ -79,4 +80,4 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command(main)

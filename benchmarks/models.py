@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import check_names, command
 from benchmarks.memory import OURS, peak_memory
 from benchmarks.networks import NETWORKS, ROOT, calibration_set
 from nmcompile.bench import bench_together
@@ -59,7 +60,7 @@ class Case:
 
 
 _X4 = {"dense": {"openvino": 1.3}, "macs=0.5": {"openvino": 2.0}}
-_DNCNN = {"dense": {}, "64x2:4": {"openvino": 3.0}, "8x2:4k": {}}
+_DNCNN = {"dense": {}, "64x2:4": {"openvino": 3.0}, "8x2:4k": {}, "32:64c": {}}
 CASES = {
     "edsr": Case(
         "edsr_f64b5_x2", "sr:2", (180, 320),
@@ -70,6 +71,7 @@ CASES = {
             "2:4": {},
             "64x2:4": {"openvino": 2.5, "onnxruntime": 15.0},
             "1:4": {"openvino": 3.5, "openvino-f32": 2.5, "onnxruntime": 2.5},
+            "32:64c": {},
         },
     ),
     "dncnn-vga": Case("dncnn_gray_s25_merged", "denoise:25", (480, 640), _DNCNN),
@@ -99,9 +101,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/models.json")
     parser.add_argument("--engines", type=Path, default=cache_folder() / "benchmarks")
     args = parser.parse_args()
-    unknown = sorted(set(args.cases) - set(CASES))
-    if unknown:
-        parser.error(f"unknown case {unknown[0]}; choose from {', '.join(CASES)}")
+    check_names(parser, args.cases, CASES)
     if args.cores:
         os.sched_setaffinity(0, map(int, args.cores.split(",")))
     rows: list[Row] = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
@@ -202,4 +202,4 @@ def _ratio(peer: Row | None, target: float | None) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command(main)

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import check_names, command
 from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set, psnr_on
 from nmcompile.budget import Budget
 from nmcompile.context import Context
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/one_shot.json")
     parser.add_argument("--uniform", nargs="+", default=UNIFORM, metavar="N:M", help="patterns")
     args = parser.parse_args()
+    check_names(parser, args.names, STUDIED)
     rows: dict[str, Row] = json.loads(args.out.read_text())["rows"] if args.out.exists() else {}
     for name in args.names:
         for key, row in measure(name, rows, args.uniform):
@@ -120,4 +122,4 @@ def print_table(rows: dict[str, Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import command
 from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set
 from benchmarks.quality import STUDIES
 from nmcompile.backends.onnx import export_program
@@ -208,4 +209,4 @@ def print_table(points: list[Point]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

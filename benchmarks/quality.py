@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import check_names, command
 from benchmarks.networks import NETWORKS, ROOT, calibration_set, evaluation_set, psnr_on
 from nmcompile.backends import make_target
 from nmcompile.budget import Budget
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/quality.json")
     parser.add_argument("--kept", type=Path, default=cache_folder() / "quality")
     args = parser.parse_args()
+    check_names(parser, args.names, STUDIES)
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in args.names:
@@ -288,4 +290,4 @@ def print_table(rows: dict[str, Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -13,6 +13,7 @@ import json
 
 from rich.console import Console
 
+from benchmarks import check_names, command
 from benchmarks.networks import NETWORKS, data_root, evaluation_set
 from nmcompile.evaluate import evaluate
 from nmcompile.tasks import Task
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--sets", help="only test sets that begin with one of these")
     args = parser.parse_args()
+    check_names(parser, args.networks, NETWORKS)
     console, worst = Console(highlight=False, width=100), 0.0
     known = json.loads((data_root() / "measured.json").read_text())
     for name in args.networks:
@@ -46,4 +48,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command(main)

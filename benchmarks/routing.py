@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import command
 from benchmarks.networks import ROOT, evaluation_set
 from nmcompile.data import Sample, Source
 from nmcompile.engine import Routing
@@ -255,4 +256,4 @@ def print_table(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

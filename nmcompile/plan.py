@@ -27,6 +27,7 @@ class Choice:
         pattern: the N:M pattern.
         macs: multiply-accumulates left at the plan's reference size, all uses of the weight.
         latency_ms: measured on the target at the reference size, all uses; None if unmeasured.
+            Of a pattern of channels both depend on the next layer: see measure_latency.
         loss: see LOSS_QUANTITY; None if unmeasured.
         kernel: the kernel that would run it.
     """
