@@ -18,8 +18,8 @@ def command(main: Callable[[], int | None]) -> None:
 
 
 def check_names(
-    parser: argparse.ArgumentParser, given: Iterable[str], known: Collection[str]
+    parser: argparse.ArgumentParser, kind: str, given: Iterable[str], known: Collection[str]
 ) -> None:
-    """Ends a command whose arguments name something that it does not know."""
+    """Ends a command whose arguments name something of a kind that it does not know."""
     if unknown := sorted(set(given) - set(known)):
-        parser.error(f"unknown {unknown[0]}; choose from {', '.join(known)}")
+        parser.error(f"unknown {kind} {unknown[0]}; choose from {', '.join(known)}")

@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/models.json")
     parser.add_argument("--engines", type=Path, default=cache_folder() / "benchmarks")
     args = parser.parse_args()
-    check_names(parser, args.cases, CASES)
+    check_names(parser, "case", args.cases, CASES)
     if args.cores:
         os.sched_setaffinity(0, map(int, args.cores.split(",")))
     rows: list[Row] = json.loads(args.out.read_text())["rows"] if args.out.exists() else []

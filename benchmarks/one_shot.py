@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/one_shot.json")
     parser.add_argument("--uniform", nargs="+", default=UNIFORM, metavar="N:M", help="patterns")
     args = parser.parse_args()
-    check_names(parser, args.names, STUDIED)
+    check_names(parser, "network", args.names, STUDIED)
     rows: dict[str, Row] = json.loads(args.out.read_text())["rows"] if args.out.exists() else {}
     for name in args.names:
         for key, row in measure(name, rows, args.uniform):

@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/quality.json")
     parser.add_argument("--kept", type=Path, default=cache_folder() / "quality")
     args = parser.parse_args()
-    check_names(parser, args.names, STUDIES)
+    check_names(parser, "network", args.names, STUDIES)
     if args.threads:
         torch.set_num_threads(args.threads)
     for name in args.names:

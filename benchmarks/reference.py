@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK")
     parser.add_argument("--sets", help="only test sets that begin with one of these")
     args = parser.parse_args()
-    check_names(parser, args.networks, NETWORKS)
+    check_names(parser, "network", args.networks, NETWORKS)
     console, worst = Console(highlight=False, width=100), 0.0
     known = json.loads((data_root() / "measured.json").read_text())
     for name in args.networks:
