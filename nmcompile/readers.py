@@ -1,19 +1,23 @@
-"""A graph -> who reads each channel of a convolution's result: whom it must be computed for."""
+"""A graph -> who reads each channel of a convolution's result, and what is computed for them."""
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Mapping
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from nmcompile.convs import named_arguments, read_conv
+from nmcompile.convs import get_tensor, named_arguments, read_conv, weight_uses
+from nmcompile.plan import Plan
+from nmcompile.program import Program
 
 aten = torch.ops.aten
 
-# The readers of each channel of a value; None among them stands for what needs it in any case.
-Readers = list[frozenset[fx.Node | None]]
+# A convolution and the number of its input channel; None stands for what needs a channel anyway.
+Reader = tuple[fx.Node, int] | None
+Readers = list[frozenset[Reader]]  # of each channel of a value
 
 _POINTWISE = (
     aten.relu.default, aten.relu_.default, aten.leaky_relu.default, aten.leaky_relu_.default,
@@ -21,11 +25,11 @@ _POINTWISE = (
     aten.sigmoid.default, aten.tanh.default, aten.elu.default, aten.hardtanh.default,
     aten.clamp.default, aten.mish.default, aten.hardswish.default,
 )  # fmt: skip
-_ANYONE: frozenset[fx.Node | None] = frozenset({None})
+_ANYONE: frozenset[Reader] = frozenset({None})
 
 
 def channel_readers(module: fx.GraphModule) -> dict[fx.Node, Readers]:
-    """The readers of every convolution's channels: the nodes of the convolutions that they meet.
+    """The readers of every convolution's channels: the convolutions that they meet.
 
     Activations, splits and concatenations on the way keep channels apart; whatever else uses a
     channel, a sum or a mean, needs it in any case.
@@ -41,12 +45,49 @@ def channel_readers(module: fx.GraphModule) -> dict[fx.Node, Readers]:
     return {node: readers for node, readers in known.items() if read_conv(node) is not None}
 
 
+def sole_reader(readers: frozenset[Reader]) -> fx.Node | None:
+    """The convolution that reads a channel, if nothing else does."""
+    (first, *others) = readers or (None,)
+    return None if others or first is None else first[0]
+
+
+def counted(program: Program) -> Plan:
+    """The plan of a pruned network, its MACs without those of outputs that nobody reads."""
+    rows, plan = _rows_read(program.module), program.the_plan
+    uses, layers = weight_uses(program.module), []
+    for layer in plan.layers:
+        read = [rows[node] for node in uses[layer.name] if node in rows]
+        if len(read) == layer.uses and not torch.cat(read).all():
+            weight = get_tensor(program.module, layer.name)
+            kept = (weight != 0).flatten(1).sum(1)
+            macs = layer.macs // (layer.params * layer.uses) * sum(int(kept[r].sum()) for r in read)
+            own = dataclasses.replace(layer.chosen, macs=macs)
+            choices = tuple(own if x.pattern == layer.pattern else x for x in layer.choices)
+            layer = dataclasses.replace(layer, choices=choices)
+        layers.append(layer)
+    return plan.with_layers(layers)
+
+
+def _rows_read(module: fx.GraphModule) -> dict[fx.Node, Tensor]:
+    """Which outputs of each plain convolution somebody reads; zeros read nothing."""
+    found: dict[fx.Node, Tensor] = {}
+    columns: dict[fx.Node, Tensor] = {}
+    for node, readers in channel_readers(module).items():  # the last first
+        conv = read_conv(node)
+        assert conv is not None
+        if conv.op == "conv2d" and conv.groups == 1:
+            rows = torch.tensor([any(r is None or columns[r[0]][r[1]] for r in x) for x in readers])
+            weight = get_tensor(module, str(conv.weight.target))[rows]
+            found[node], columns[node] = rows, (weight != 0).any(0).flatten(1).any(1)
+    return found
+
+
 def _as_read(node: fx.Node, user: fx.Node, known: Mapping[fx.Node, Readers]) -> Readers:
     """The readers that one user of a node stands for."""
     count = _channels(node)
     conv = read_conv(user)
-    if conv is not None and conv.op != "linear" and conv.groups == 1 and conv.source is node:
-        return [frozenset({user})] * count
+    if conv is not None and conv.op == "conv2d" and conv.groups == 1 and conv.source is node:
+        return [frozenset({(user, channel)}) for channel in range(count)]
     if user.target in _POINTWISE and user.args[0] is node:
         return known[user]
     if user.target is aten.split_with_sizes.default and _is_by_channel(user):

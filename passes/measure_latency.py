@@ -13,7 +13,7 @@ from nmcompile.pattern import DENSE, Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Choice, Layer
 from nmcompile.program import Program
-from nmcompile.readers import Readers, channel_readers
+from nmcompile.readers import Readers, channel_readers, sole_reader
 from nmcompile.shapes import Shapes, shapes_at
 
 # A layer below this share of the network's MACs cannot pay for the risk of pruning it.
@@ -85,9 +85,10 @@ def kept_macs(layer: Layer, pattern: Pattern) -> int:
 
 def _private(node: fx.Node, readers: Mapping[fx.Node, Readers]) -> int:
     """How many outputs of a layer within a chain one convolution and nothing else reads."""
-    if not any(own == {node} for before in readers.values() for own in before):
+    alone = [sole_reader(channel) for before in readers.values() for channel in before]
+    if not any(reader is node for reader in alone):
         return 0
-    return sum(len(own) == 1 and None not in own for own in readers.get(node, []))
+    return sum(sole_reader(channel) is not None for channel in readers.get(node, []))
 
 
 def _outputs(spec: ConvSpec, pattern: Pattern, private: int) -> int:

@@ -21,6 +21,7 @@ from nmcompile.pattern import Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Layer
 from nmcompile.program import Program
+from nmcompile.readers import counted
 from nmcompile.second_order import Hessian, aimed, prune_magnitude, prune_second_order
 from nmcompile.walking import Walk
 
@@ -37,7 +38,8 @@ def prune(program: Program, ctx: Context) -> Program:
     after the first pruned one too, then comes as near as it can to what it gives in the original
     network (`aimed`): DnCNN at a quarter of the weights in one shot gains 1.9 dB by that, IMDN 1.3.
     """
-    return prune_layers(program, {layer.name for layer in program.the_plan.layers}, ctx)
+    pruned = prune_layers(program, {layer.name for layer in program.the_plan.layers}, ctx)
+    return pruned.with_plan(counted(pruned)) if ctx.target.executor == "native" else pruned
 
 
 def prune_layers(program: Program, names: Collection[str], ctx: Context) -> Program:

@@ -4,9 +4,11 @@ import torch
 from torch import nn
 
 from nmcompile.capture import capture
-from nmcompile.convs import read_conv
-from nmcompile.readers import channel_readers
-from tests.networks import conv
+from nmcompile.convs import get_tensor, read_conv, set_tensor
+from nmcompile.passes import analyze_cost
+from nmcompile.pipeline import run_passes
+from nmcompile.readers import channel_readers, counted
+from tests.networks import Around, cleaned, context, conv
 
 
 class Network(nn.Module):
@@ -27,10 +29,13 @@ def readers(forward, **layers):
     module = capture(Network(forward, **layers)).module
 
     def name(node):
-        return "*" if node is None else str(read_conv(node).weight.target).removesuffix(".weight")
+        return str(read_conv(node).weight.target).removesuffix(".weight")
+
+    def reader(one):
+        return "*" if one is None else f"{name(one[0])}{one[1]}"
 
     return {
-        name(node): ["".join(sorted(map(name, own))) for own in channels]
+        name(node): ["".join(sorted(map(reader, own))) for own in channels]
         for node, channels in channel_readers(module).items()
     }
 
@@ -40,7 +45,11 @@ def test_activations_keep_channels_apart():
         return net.c(net.act(torch.relu(net.b(nn.functional.leaky_relu(net.a(x), 0.1)))))
 
     found = readers(forward, a=conv(3, 4), b=conv(4, 5), act=nn.PReLU(5), c=conv(5, 3))
-    assert found == {"a": ["b"] * 4, "b": ["c"] * 5, "c": ["*"] * 3}
+    assert found == {
+        "a": ["b0", "b1", "b2", "b3"],
+        "b": ["c0", "c1", "c2", "c3", "c4"],
+        "c": ["*"] * 3,
+    }
 
 
 def test_parts_of_a_split_and_of_a_concatenation():
@@ -49,7 +58,11 @@ def test_parts_of_a_split_and_of_a_concatenation():
         return net.c(torch.cat((rest, net.b(rest), kept, kept), 1)) + kept[:, :1]
 
     found = readers(forward, a=conv(3, 5), b=conv(3, 4), c=conv(11, 3))
-    assert found == {"a": ["*c", "*c", "bc", "bc", "bc"], "b": ["c"] * 4, "c": ["*"] * 3}
+    assert found == {
+        "a": ["*c7c9", "*c10c8", "b0c0", "b1c1", "b2c2"],
+        "b": ["c3", "c4", "c5", "c6"],
+        "c": ["*"] * 3,
+    }
 
 
 def test_an_unused_part_has_no_reader():
@@ -57,7 +70,7 @@ def test_an_unused_part_has_no_reader():
         return net.b(torch.split(net.a(x), (2, 3), dim=1)[1])
 
     found = readers(forward, a=conv(3, 5), b=conv(3, 3))
-    assert found["a"] == ["", "", "b", "b", "b"]
+    assert found["a"] == ["", "", "b0", "b1", "b2"]
 
 
 def test_whatever_mixes_or_sums_needs_every_channel():
@@ -75,7 +88,7 @@ def test_a_layer_with_several_readers():
         return net.b(y) + net.c(torch.sigmoid(y))
 
     found = readers(forward, a=conv(3, 2), b=conv(2, 3), c=conv(2, 3))
-    assert found["a"] == ["bc", "bc"]
+    assert found["a"] == ["b0c0", "b1c1"]
 
 
 def test_a_concatenation_along_rows_joins_no_channels():
@@ -84,3 +97,26 @@ def test_a_concatenation_along_rows_joins_no_channels():
 
     found = readers(forward, b=conv(3, 3), c=conv(3, 3))
     assert found["b"] == ["*"] * 3
+
+
+def test_what_nobody_reads_is_not_counted(tmp_path):
+    """Through a chain: what falls away at its end takes what made it along."""
+    ctx = context(tmp_path)
+    program = cleaned(Around(conv(8, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), conv(8, 8)), ctx)
+    program = run_passes(program, ctx, [analyze_cost])
+    before = {layer.name: layer.macs for layer in program.the_plan.layers}
+    last, middle = (get_tensor(program.module, f"body.{n}.weight").clone() for n in (4, 2))
+    last[:, 2:], middle[0, 3], middle[1, 3:5] = 0, 0, 0
+    set_tensor(program.module, "body.4.weight", last)
+    set_tensor(program.module, "body.2.weight", middle)
+    plan = counted(program)
+    pixels = ctx.reference_size[0] * ctx.reference_size[1] * 9
+    left = {layer.name: layer.chosen.macs for layer in plan.layers}
+    assert left == {
+        "head.weight": before["head.weight"],
+        "body.0.weight": 7 * 8 * pixels,  # neither of the two reads channel 3
+        "body.2.weight": (7 + 6) * pixels,
+        "body.4.weight": before["body.4.weight"],  # as its plan has it
+        "tail.weight": before["tail.weight"],
+    }
+    assert plan.macs < program.the_plan.macs

@@ -25,6 +25,7 @@ from nmcompile.passes.prune import prune_layers
 from nmcompile.pattern import Pattern
 from nmcompile.plan import Layer, Plan
 from nmcompile.program import Program
+from nmcompile.readers import counted
 from nmcompile.routing.nested import NEVER, Nested
 from nmcompile.routing.spec import RouteSpec
 from nmcompile.second_order import prune_magnitude
@@ -134,7 +135,11 @@ def nest(program: Program, plans: Sequence[Plan], ctx: Context) -> Nested:
                 kept = _kept(before, after, kept, layer)
             own[kept] = level
         above = Nested(program, least, tuple(plans)).at(level)
-    return Nested(program, least, tuple(plans))
+    nested = Nested(program, least, tuple(plans))
+    if ctx.target.executor != "native":
+        return nested
+    plans = [counted(nested.at(level)) for level in range(nested.count)]
+    return Nested(dataclasses.replace(program, plan=plans[-1]), least, tuple(plans))
 
 
 def _kept(above: Tensor, pruned: Tensor, within: Tensor, layer: Layer) -> Tensor:
