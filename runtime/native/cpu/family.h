@@ -218,17 +218,24 @@ void pointwise(const PointwiseJob& job) {
     }
 }
 
-void moments(const float* x, const uint32_t* mask, ptrdiff_t count, float centre, double* sum,
-             double* squares) {
-    Vec total{}, square{};
-    for (ptrdiff_t i = 0; i < count; i += L) {
-        const Vec v = masked(load(x + i) - centre, mask + i);
-        total += v;
-        square += v * v;
-    }
-    for (int lane = 0; lane < L; ++lane) {
-        *sum += static_cast<double>(total[lane]);
-        *squares += static_cast<double>(square[lane]);
+void moments(const MomentsJob& job, float centre, double* sum, double* squares) {
+    // Lanes are added in fp32 that far, and then to what is summed in doubles.
+    const int64_t together = kMomentsSummed * L / job.count + 1;
+    for (int64_t first = 0; first < job.rows; first += together) {
+        const int64_t stop = first + together < job.rows ? first + together : job.rows;
+        Vec total{}, square{};
+        for (int64_t y = first; y < stop; ++y) {
+            const float* x = job.x + y * job.row_step;
+            for (ptrdiff_t i = 0; i < job.count; i += L) {
+                const Vec v = masked(load(x + i) - centre, job.mask + i);
+                total += v;
+                square += v * v;
+            }
+        }
+        for (int lane = 0; lane < L; ++lane) {
+            *sum += static_cast<double>(total[lane]);
+            *squares += static_cast<double>(square[lane]);
+        }
     }
 }
 

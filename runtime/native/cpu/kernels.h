@@ -145,6 +145,16 @@ struct PointwiseJob {
     float slope_of_channel;
 };
 
+constexpr int64_t kMomentsSummed = 128;  // vectors, about, whose lanes are summed in fp32
+
+// A channel of an image: rows of `count` floats, under a mask of one row.
+struct MomentsJob {
+    const float* x;
+    ptrdiff_t row_step, count;
+    int64_t rows;
+    const uint32_t* mask;
+};
+
 // How weights of pairs are laid out: not at all (no such kernel), by G outputs, or as tiles.
 enum class PairLayout { none, groups, tiles };
 
@@ -164,9 +174,8 @@ struct Kernels {
     void (*pack_halves)(const PackJob&);  // null without kernels of halves
     void (*conv_halves)(const TileJob&);
     void (*pointwise)(const PointwiseJob&);
-    // Sums of x and of (x - centre)^2 over rows of `count` floats, under a mask of one row.
-    void (*moments)(const float* x, const uint32_t* mask, ptrdiff_t count, float centre, double* sum,
-                    double* squares);
+    // Sums of x - centre and of its square, added to what is there.
+    void (*moments)(const MomentsJob&, float centre, double* sum, double* squares);
 };
 
 extern const Kernels kAmxKernels, kAvx512Fp16Kernels, kAvx512Bf16Kernels, kAvx512Kernels, kAvx2Kernels,

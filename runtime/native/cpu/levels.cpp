@@ -24,10 +24,14 @@ std::vector<float> kept_at(int level, const Layer& layer, const std::vector<int>
     return kept;
 }
 
-// What is dense at the last level need not be so below it.
-OperationRecord below(OperationRecord record) {
+// What is dense at the last level may be so below it, or all outputs keep the same there, or it is single weights.
+OperationRecord below(OperationRecord record, const std::vector<float>& kept, size_t outputs) {
     int32_t& family = record.params[kFamily];
-    if (family == static_cast<int32_t>(Family::dense)) family = static_cast<int32_t>(Family::sparse);
+    if (family != static_cast<int32_t>(Family::dense) || outputs == 0) return record;
+    const size_t row = kept.size() / outputs;
+    const auto same = [](float a, float b) { return (a != 0.0f) == (b != 0.0f); };
+    const bool shared = std::equal(kept.begin() + static_cast<ptrdiff_t>(row), kept.end(), kept.begin(), same);
+    family = static_cast<int32_t>(shared ? Family::shared : Family::sparse);
     return record;
 }
 
@@ -42,7 +46,7 @@ Packings pack_levels(const OperationRecord& record, const Layer& layer,
         const std::vector<int>& own = outputs[level];
         std::vector<float> kept = kept_at(static_cast<int>(level), layer, own);
         if (made.convs.empty() || own != outputs[level + 1] || kept != above) {
-            const OperationRecord as = made.convs.empty() ? record : below(record);
+            const OperationRecord as = made.convs.empty() ? record : below(record, kept, own.size());
             Conv conv = make_conv(as, layer.inputs, static_cast<int>(own.size()), kept, kernels);
             if (conv.tile_floats() > kLargestTile) return {};
             if (own.size() < static_cast<size_t>(layer.outputs)) conv.places = own;

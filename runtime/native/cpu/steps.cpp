@@ -82,22 +82,22 @@ void compute_rows(const Step& step, Rows rows) {
     }
 }
 
-// The mean in two passes: sums of a large image in fp32 would lose what a variance is made of.
+// Deviations are taken from about the mean, that of the first rows: sums of squares of a large image in fp32 would
+// lose what a variance is made of.
 float moment(const Step& step, int64_t channel, const uint32_t* mask) {
     const View& in = step.input;
+    const bool deviation = step.operation->param(0) != 0;
+    MomentsJob job{in.data + channel * in.plane, in.row, in.plane, in.height, mask};
+    double centre = 0.0, sum = 0.0, squares = 0.0;
+    if (deviation) {
+        job.rows = std::min<int64_t>(in.height, 16);
+        step.kernels->moments(job, 0.0f, &sum, &squares);
+        centre = static_cast<double>(static_cast<float>(sum / static_cast<double>(job.rows * in.width)));
+        job.rows = in.height, sum = squares = 0.0;
+    }
+    step.kernels->moments(job, static_cast<float>(centre), &sum, &squares);
     const auto pixels = static_cast<double>(in.height * in.width);
-    double sum = 0.0, squares = 0.0;
-    const auto pass = [&](float centre) {
-        sum = squares = 0.0;
-        for (int64_t y = 0; y < in.height; ++y) {
-            const float* row = in.data + channel * in.plane + in.row_at(y);
-            step.kernels->moments(row, mask, in.plane, centre, &sum, &squares);
-        }
-    };
-    pass(0.0f);
-    const auto mean = static_cast<float>(sum / pixels);
-    if (step.operation->param(0) == 0) return mean;
-    pass(mean);
+    if (!deviation) return static_cast<float>(sum / pixels);
     const double left = squares - sum * sum / pixels;
     return static_cast<float>(std::sqrt(std::max(left, 0.0) / (pixels - step.operation->param(1))));
 }
