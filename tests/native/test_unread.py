@@ -166,3 +166,16 @@ def test_a_network_of_which_nothing_is_read(isa):
     (found,) = NativeProgram(pack([3, WIDE, 2], values, steps, 1, [2])).run([noise(1, 3, 7, 20)])
     assert (found[0, 0] == 1).all()
     assert (found[0, 1] == -2).all()
+
+
+def test_a_size_may_come_from_an_image_of_more_channels(isa):
+    """Nothing is read of it but its height and width."""
+    steps = [
+        _conv((0,), 1, noise(2, 3, 3, 3), None),
+        Operation(Kind.BILINEAR, (1, 0), 2, (0,)),
+    ]
+    values = [Value(0, 0, 3), Value(1, 0, 2), Value(2, 0, 2)]
+    program = NativeProgram(pack([3, 2, 2], values, steps, 1, [2]))
+    alone = NativeProgram(pack([3, 2], values[:2], steps[:1], 1, [1]))
+    x = noise(1, 3, 8, 33)
+    np.testing.assert_allclose(program.run([x])[0], alone.run([x])[0], rtol=0, atol=1e-5)

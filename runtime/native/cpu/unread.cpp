@@ -2,6 +2,8 @@
 
 #include "unread.h"
 
+#include <algorithm>
+
 namespace nmk {
 
 Readers::Readers(const Program& program) : program_(program) {
@@ -52,14 +54,15 @@ void Readers::mark_inputs(const Operation& operation, const Conv& conv) {
     for (const int output : outputs_of(operation)) mark(record.inputs[1], static_cast<uint32_t>(output));
 }
 
-// All but a convolution keep channels apart; one channel serves all of the others.
+// All but a convolution keep channels apart; a single one serves all of the others.
 void Readers::mark_channels(const Operation& operation) {
     const OperationRecord& record = operation.record;
     const uint32_t channels = program_.values[record.output].channels;
-    for (const uint32_t input : record.inputs) {
-        if (input == kNone) continue;
+    // A bilinear step takes nothing but a size from its second input.
+    const bool second = record.inputs[1] != kNone && operation.kind() != Kind::bilinear;
+    for (const uint32_t input : {record.inputs[0], second ? record.inputs[1] : record.inputs[0]}) {
         const uint32_t own = program_.values[input].channels;
-        const uint32_t times = own > channels ? own / channels : 1;  // before a pixel shuffle
+        const uint32_t times = std::max(own / channels, uint32_t{1});  // before a pixel shuffle
         for (uint32_t c = 0; c < own; ++c) {
             if (own < channels || is_read(record.output, c / times)) mark(input, c);
         }
