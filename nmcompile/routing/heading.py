@@ -123,16 +123,41 @@ def fit(
 
 
 def measured(nested: Nested, data: Patches, recipe: Recipe, ctx: Context, window: int) -> Windows:
-    """The windows; their errors from a checkpoint of the same levels where a run is resumed."""
+    """The windows; their errors from a checkpoint of the same levels where a run is resumed.
+
+    The errors are weighted so that images count alike, see `by_image`.
+    """
     count = max(_LEAST, PIXELS // window**2)
     asked = f"{_digest(nested, recipe)} {window} {count} {ctx.task}"
     path = None if recipe.checkpoint is None else recipe.checkpoint / HEAD
     if recipe.resume and path is not None and path.is_file():
-        return draw(data, window, checkpoint.read_for(path, asked)["errors"])
-    windows = measure(nested, data, window, count, ctx)
-    if path is not None:
-        _keep(path, {"digest": asked, "errors": windows.errors}, ctx)
-    return windows
+        windows = draw(data, window, checkpoint.read_for(path, asked)["errors"])
+    else:
+        windows = measure(nested, data, window, count, ctx)
+        if path is not None:
+            _keep(path, {"digest": asked, "errors": windows.errors}, ctx)
+    images = torch.tensor([data.image_of(number) for number in range(count)])
+    return Windows(windows.images, by_image(windows.errors, images))
+
+
+def by_image(errors: Tensor, images: Tensor) -> Tensor:
+    """Errors over those that the last level makes on the same image, times what it makes on all.
+
+    Quality is a mean of PSNR, and PSNR changes by a share of an image's error: what is gained on a
+    smooth image counts as much as a hundred times of it on a rough one. Within an image errors add
+    up as they are. One window of the average error stands beside those of each image, as there may
+    be few.
+
+    Args:
+        errors: [N, K] of windows.
+        images: [N], the image of each.
+    """
+    last = errors[:, -1]
+    _, places, counts = images.unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(counts), dtype=errors.dtype).index_add(0, places, last)
+    means = (sums + last.mean()) / (counts + 1)
+    weights: Tensor = last.mean() / means.clamp_min(_TINY)
+    return errors * weights[places, None]
 
 
 def _keep(path: Path, content: dict[str, Any], ctx: Context) -> None:
@@ -185,7 +210,7 @@ def _regrets(errors: Tensor) -> Tensor:
     """[N, K]: what each level errs beyond the last one, 1 being the first level's mean.
 
     Errors are compared as they are and not in dB: an image's PSNR is that of its windows' mean
-    error, so that a window of little error matters little.
+    error, so that a window of little error matters little in it.
     """
     beyond = errors - errors[:, -1:]
     return (beyond / beyond[:, 0].abs().mean().clamp_min(_TINY)).float()

@@ -62,7 +62,7 @@ class Patches(Dataset[Pair]):
     def __getitem__(self, number: int) -> Pair:
         """(degraded [C, h, w], clean [C, sh, sw]), both in the network's own range."""
         generator = np.random.default_rng((self._seed, number))
-        index = self._images[int(generator.integers(len(self._images)))]
+        index = self._image(generator)
         sample, scale = self._sample(index), self._interface.scale
         y, x = (
             int(generator.integers(whole - part + 1))
@@ -78,6 +78,13 @@ class Patches(Dataset[Pair]):
             target = (np.floor(luma(clean) + 0.5)[..., None] / 255).astype(np.float32)
         turn = tuple(bool(flag) for flag in generator.integers(2, size=3))
         return self._tensor(low, turn), self._tensor(target, turn)
+
+    def image_of(self, number: int) -> int:
+        """The number of the image that a patch is of."""
+        return self._image(np.random.default_rng((self._seed, number)))
+
+    def _image(self, generator: np.random.Generator) -> int:
+        return self._images[int(generator.integers(len(self._images)))]
 
     def _fits(self, index: int) -> bool:
         """Whether a patch fits into the part of that image that may be trained on."""

@@ -13,7 +13,7 @@ from nmcompile.progress import SILENT
 from nmcompile.routing import heading, windows
 from nmcompile.routing.calibrating import judge
 from nmcompile.routing.head import make_head
-from nmcompile.routing.heading import learn, scores_of, train_head
+from nmcompile.routing.heading import by_image, learn, scores_of, train_head
 from nmcompile.routing.windows import Windows, measure
 from nmcompile.runtime.routing import levels_of
 from tests.networks import Around, conv
@@ -71,6 +71,22 @@ def test_a_head_is_trained_calibrated_and_judged(case):
     assert set(done.facts["held_out"]) >= {"over_static", "over_random", "under_oracle", "cost"}
     again = train_head(recipe=RECIPE, **case)
     assert again.bias == done.bias
+
+
+def test_errors_of_rough_and_of_smooth_images_count_alike():
+    """What a level adds to an image's error is weighed by that; its windows keep their order."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 4, (4000,), generator=generator)
+    scale = 10.0 ** -images.double()
+    errors = scale[:, None] * (1 + torch.rand(4000, 2, generator=generator).double())
+    found = by_image(errors, images)
+    means = torch.stack([found[images == i].mean(0) for i in range(4)])
+    last = errors[:, 1].mean()
+    assert (means[:3, 1] / last).sub(1).abs().max() < 0.15
+    assert means[3, 1] > 0.4 * last  # at a thousandth, one window of the average weighs
+    for i in range(4):
+        ratio = found[images == i] / errors[images == i]
+        torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
 
 
 def test_a_resumed_run_does_not_measure_again(case, tmp_path, monkeypatch):

@@ -43,6 +43,17 @@ def test_a_patch_is_a_function_of_seed_and_number(folder):
     assert abs(float((low - clean).std()) - 25 / 255) < 0.01
 
 
+def test_the_image_of_a_patch_is_told(tmp_path):
+    """Images of one colour each, so that a patch shows which it is of."""
+    for number in range(4):
+        write_image(tmp_path / f"{number}.png", np.full((40, 48, 3), 60 * number, np.uint8))
+    data = Patches(Source.folder(tmp_path), (), NOISE, bare_interface(), 24)
+    told = [data.image_of(number) for number in range(40)]
+    shown = [round(float(data[number][1].mean()) * 255 / 60) for number in range(40)]
+    assert told == shown
+    assert len(set(told)) == 4
+
+
 @pytest.mark.parametrize(("task", "scale"), [(LARGER, 2), (BLOCKS, 1)])
 def test_degraded_and_clean_patches_are_of_one_place(folder, task, scale):
     source = Source.folder(folder)
