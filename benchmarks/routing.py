@@ -4,10 +4,10 @@
 
 Every image is restored in turn by every engine, the adaptive one by tile and by image at several
 efforts and at each level alone; head, overlap and blending count. What an effort gains is the time
-of the static engines at its PSNR, interpolated between them, over its own. `best choice` bounds
-what a head could do: levels chosen by the errors themselves, tiles without overlap, the choice for
-free. With --mixed two test images make one: the flattest part of the one beside the part of the
-other with most detail.
+of the static engines at its PSNR, interpolated between them, over its own. `best choice` is
+about the most that a head could do: levels chosen by the errors themselves, tiles without overlap,
+the choice for free. With --mixed two test images make one: the flattest part of the one beside the
+part of the other with most detail.
 """
 
 from __future__ import annotations

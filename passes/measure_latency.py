@@ -38,12 +38,13 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     shapes = shapes_at(program, ctx.reference_size)
     uses = weight_uses(program.module)
     # Only libnmk leaves out what nobody reads.
-    readers = channel_readers(program.module) if ctx.target.executor == "native" else {}
+    native = ctx.target.executor == "native"
+    private = _private(channel_readers(program.module)) if native else {}
     layers = []
     with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
         for layer in plan.layers:
             calls = [
-                (conv_spec(program, node, shapes), _private(node, readers))
+                (conv_spec(program, node, shapes), private.get(node, 0))
                 for node in uses[layer.name]
             ]
             layers.append(_with_choices(layer, calls, plan.dense_macs, ctx))
@@ -83,12 +84,15 @@ def kept_macs(layer: Layer, pattern: Pattern) -> int:
     return layer.macs if pattern.is_dense else layer.macs * pattern.kept(inputs) // inputs
 
 
-def _private(node: fx.Node, readers: Mapping[fx.Node, Readers]) -> int:
-    """How many outputs of a layer within a chain one convolution and nothing else reads."""
-    alone = [sole_reader(channel) for before in readers.values() for channel in before]
-    if not any(reader is node for reader in alone):
-        return 0
-    return sum(sole_reader(channel) is not None for channel in readers.get(node, []))
+def _private(readers: Mapping[fx.Node, Readers]) -> dict[fx.Node, int]:
+    """How many outputs of each layer within a chain one convolution and nothing else reads."""
+    alone = {node: [sole_reader(channel) for channel in own] for node, own in readers.items()}
+    chained = {reader for own in alone.values() for reader in own}
+    return {
+        node: sum(reader is not None for reader in own)
+        for node, own in alone.items()
+        if node in chained
+    }
 
 
 def _outputs(spec: ConvSpec, pattern: Pattern, private: int) -> int:

@@ -88,11 +88,12 @@ float moment(const Step& step, int64_t channel, const uint32_t* mask) {
     const View& in = step.input;
     const bool deviation = step.operation->param(0) != 0;
     MomentsJob job{in.data + channel * in.plane, in.row, in.plane, in.height, mask};
-    double centre = 0.0, sum = 0.0, squares = 0.0;
+    float centre = 0.0f;
+    double sum = 0.0, squares = 0.0;
     if (deviation) {
         job.rows = std::min<int64_t>(in.height, 16);
         step.kernels->moments(job, 0.0f, &sum, &squares);
-        centre = static_cast<double>(static_cast<float>(sum / static_cast<double>(job.rows * in.width)));
+        centre = static_cast<float>(sum / static_cast<double>(job.rows * in.width));
         job.rows = in.height, sum = squares = 0.0;
     }
     step.kernels->moments(job, static_cast<float>(centre), &sum, &squares);
