@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -26,6 +27,19 @@ _POINTWISE = (
     aten.clamp.default, aten.mish.default, aten.hardswish.default,
 )  # fmt: skip
 _ANYONE: frozenset[Reader] = frozenset({None})
+
+
+@dataclass(frozen=True)
+class Live:
+    """What counts of a convolution.
+
+    Attributes:
+        outputs: bool, one a channel that it makes: somebody reads it.
+        inputs: bool, one a channel that it is given: those outputs read it.
+    """
+
+    outputs: Tensor
+    inputs: Tensor
 
 
 def channel_readers(module: fx.GraphModule) -> dict[fx.Node, Readers]:
@@ -53,7 +67,8 @@ def sole_reader(readers: frozenset[Reader]) -> fx.Node | None:
 
 def counted(program: Program) -> Plan:
     """The plan of a pruned network, its MACs without those of outputs that nobody reads."""
-    rows, plan = _rows_read(program.module), program.the_plan
+    plan = program.the_plan
+    rows = {node: live.outputs for node, live in live_channels(program.module).items()}
     uses, layers = weight_uses(program.module), []
     for layer in plan.layers:
         read = [rows[node] for node in uses[layer.name] if node in rows]
@@ -68,17 +83,17 @@ def counted(program: Program) -> Plan:
     return plan.with_layers(layers)
 
 
-def _rows_read(module: fx.GraphModule) -> dict[fx.Node, Tensor]:
-    """Which outputs of each plain convolution somebody reads; zeros read nothing."""
-    found: dict[fx.Node, Tensor] = {}
-    columns: dict[fx.Node, Tensor] = {}
+def live_channels(module: fx.GraphModule) -> dict[fx.Node, Live]:
+    """What counts of each plain convolution, zeros in weights reading nothing."""
+    found: dict[fx.Node, Live] = {}
     for node, readers in channel_readers(module).items():  # the last first
         conv = read_conv(node)
         assert conv is not None
         if conv.op == "conv2d" and conv.groups == 1:
-            rows = torch.tensor([any(r is None or columns[r[0]][r[1]] for r in x) for x in readers])
+            read = [any(r is None or found[r[0]].inputs[r[1]] for r in x) for x in readers]
+            rows = torch.tensor(read)
             weight = get_tensor(module, str(conv.weight.target))[rows]
-            found[node], columns[node] = rows, (weight != 0).any(0).flatten(1).any(1)
+            found[node] = Live(rows, (weight != 0).any(0).flatten(1).any(1))
     return found
 
 

@@ -1,9 +1,8 @@
-"""An image's cells and a level for each -> rectangles of one level, and how they are blended."""
+"""An image's size -> its cells, areas of which are run at one level, and how they are blended."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,15 +16,13 @@ from nmcompile.runtime.cuts import Cut, Span, down, up
 # each pixel as 64 or 128), while the height hardly matters.
 _FULL_WIDTH = 64
 
-_Indices = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
 class Area:
     """A rectangle of an image that is run at one level.
 
     Attributes:
-        rows, columns: what is run, and of that the part whose cells have chosen the level.
+        rows, columns: what is run, and of that the part that is made of cells.
         level: from 0.
     """
 
@@ -65,51 +62,6 @@ def cells(
         first = down(max(0, min(first, last - minimum)), multiple)
         found.append(Cut(Span(first, last), Span(start, stop)))
     return tuple(found)
-
-
-def joined(rows: Sequence[Cut], columns: Sequence[Cut], levels: NDArray[np.intp]) -> list[Area]:
-    """Joins neighbouring cells of one level, so that no overlap is computed between them.
-
-    Rectangles are grown greedily, first along rows or first along columns, whichever takes less.
-
-    Args:
-        rows: the cells' rows; `window` is a cell with its overlap.
-        columns: their columns.
-        levels: len(rows) x len(columns).
-    """
-    wide = list(_rectangles(levels))
-    tall = [(top, bottom, left, right) for left, right, top, bottom in _rectangles(levels.T)]
-    choices = [
-        [
-            Area(_span(rows, i, j), _span(columns, k, m), int(levels[i, k]))
-            for i, j, k, m in found
-        ]
-        for found in (wide, tall)
-    ]  # fmt: skip
-    return min(choices, key=lambda areas: sum(area.work for area in areas))
-
-
-def _rectangles(levels: NDArray[np.intp]) -> Iterator[_Indices]:
-    """First row, row after the last, first column and column after the last of each rectangle."""
-    free = np.ones(levels.shape, bool)
-    for top, left in np.ndindex(levels.shape):
-        if not free[top, left]:
-            continue
-        same = free[top:, left:] & (levels[top:, left:] == levels[top, left])
-        right = left + _run(same[0])
-        bottom = top + _run(same[:, : right - left].all(axis=1))
-        free[top:bottom, left:right] = False
-        yield top, bottom, left, right
-
-
-def _run(flags: NDArray[np.bool_]) -> int:
-    """How many are true before the first that is not."""
-    return len(flags) if flags.all() else int(np.argmin(flags))
-
-
-def _span(cuts: Sequence[Cut], first: int, stop: int) -> Cut:
-    begin, end = cuts[first], cuts[stop - 1]
-    return Cut(Span(begin.window.start, end.window.stop), Span(begin.inner.start, end.inner.stop))
 
 
 def weights(cut: Cut, size: int, overlap: int, scale: int) -> NDArray[np.float32]:

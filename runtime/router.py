@@ -11,14 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmcompile.engine import Manifest
-from nmcompile.runtime.areas import Area, cells, joined, weights
+from nmcompile.runtime.areas import Area, cells, weights
 from nmcompile.runtime.assembly import Network
 from nmcompile.runtime.cuts import Cut, Span
+from nmcompile.runtime.partition import partition
 from nmcompile.runtime.pixels import Tensor, mirrored
 from nmcompile.runtime.routed import Routed, single
-from nmcompile.runtime.routing import Route, Routes, levels_of, window_in
+from nmcompile.runtime.routing import (
+    Route,
+    Routes,
+    bias_at,
+    checked,
+    levels_of,
+    offsets_of,
+    window_in,
+)
 
 _LEAST_SEEN = 32  # pixels: what the head looks at is mirrored up to this size
+# Of the highest bias: where effort makes time free, or less than free, overlap still is not.
+_LEAST_PRICE = 1e-3
 _FEW = 2  # an area with more than 1 / (_FEW * threads) of the work runs on all threads
 
 Inputs = Callable[[Tensor], Mapping[str, NDArray[Any]]]
@@ -57,7 +68,8 @@ class Router:
         """The one level of an image, 1 x C x H x W; the head is not asked where effort decides."""
         if self._effort in (0, 1):
             return (self._routed.levels - 1) * int(self._effort)
-        return int(self._levels(_at_least(image(), _LEAST_SEEN))[0])
+        scores = self._scores(_at_least(image(), _LEAST_SEEN))
+        return int(levels_of(scores, self._routing, self._effort)[0])
 
     def each(self, inputs: Mapping[str, NDArray[Any]]) -> Tensor:
         """Every image of a batch at a level of its own, given all inputs of the network."""
@@ -89,10 +101,11 @@ class Router:
         height, width = image.shape[2:]
         tile = window_in(self._routing, height, width, self._manifest.scale)
         rows, columns = self._cells(height, tile), self._cells(width, tile)
-        levels = self._levels(_windows(image, rows, columns, tile))
-        areas = joined(rows, columns, levels.reshape(len(rows), len(columns)))
+        scores = self._scores(_windows(image, rows, columns, tile))
+        areas = self._areas(rows, columns, scores)
         ends = Span(0, height), Span(0, width)
-        whole = Area(Cut(ends[0], ends[0]), Cut(ends[1], ends[1]), int(levels.max()))
+        level = max(area.level for area in areas)
+        whole = Area(Cut(ends[0], ends[0]), Cut(ends[1], ends[1]), level)
         if self._work(whole) <= sum(map(self._work, areas)):
             areas = [whole]  # the overlap would take more than the lower levels save
         for area in areas:
@@ -106,9 +119,18 @@ class Router:
             return self._routed.at(self._inputs(image), areas[0].level, self._routed.threads)
         return self._blended(image, areas)
 
-    def _levels(self, windows: Tensor) -> NDArray[np.intp]:
+    def _scores(self, windows: Tensor) -> Tensor:
         self._routes.look(windows.size // windows.shape[1])
-        return levels_of(self._routed.scores(windows), self._routing, self._effort)
+        return self._routed.scores(windows)
+
+    def _areas(self, rows: Sequence[Cut], columns: Sequence[Cut], scores: Tensor) -> list[Area]:
+        """The areas of an image; overlap costs what pixels do that are restored."""
+        routing, shape = self._routing, (len(rows), len(columns), -1)
+        values = checked(scores, routing) + offsets_of(routing, self._effort)
+        bias = max(bias_at(routing, self._effort), _LEAST_PRICE * np.abs(routing.bias).max())
+        pixels = rows[-1].inner.stop * columns[-1].inner.stop / len(scores)
+        prices = [bias * time / pixels for time in routing.times]
+        return partition(rows, columns, values.reshape(shape), prices)
 
     def _cells(self, size: int, tile: int) -> tuple[Cut, ...]:
         """The tiles of an axis; a network of one size sees all of it as one."""

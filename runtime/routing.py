@@ -81,16 +81,22 @@ def levels_of(scores: NDArray[np.floating], routing: Routing, effort: float) -> 
     Raises:
         NmcompileError: another number of scores than the engine has levels.
     """
+    scores = checked(scores, routing)
+    if effort in (0, 1):
+        return np.full(len(scores), (scores.shape[1] - 1) * int(effort), np.intp)
+    chosen: NDArray[np.intp] = np.argmax(scores + offsets_of(routing, effort), axis=1)
+    return chosen
+
+
+def checked(scores: NDArray[np.floating], routing: Routing) -> NDArray[np.floating]:
+    """The scores, N x K; NmcompileError for another number than the engine has levels."""
     count = len(routing.costs)
     if scores.ndim != 2 or scores.shape[1] != count:
         raise NmcompileError(
             f"the head gives scores of shape {scores.shape}, expected N x {count}, one for each "
             "level; compile the engine again"
         )
-    if effort in (0, 1):
-        return np.full(len(scores), (count - 1) * int(effort), np.intp)
-    chosen: NDArray[np.intp] = np.argmax(scores + offsets_of(routing, effort), axis=1)
-    return chosen
+    return scores
 
 
 def offsets_of(routing: Routing, effort: float) -> NDArray[np.float64]:
@@ -98,8 +104,12 @@ def offsets_of(routing: Routing, effort: float) -> NDArray[np.float64]:
     times = np.asarray(routing.times)
     if effort in (0, 1):  # not the head's to decide
         return forced((len(times) - 1) * int(effort), len(times))
-    bias = np.interp(effort, np.linspace(0, 1, len(routing.bias)), routing.bias)
-    return -bias * times
+    return -bias_at(routing, effort) * times
+
+
+def bias_at(routing: Routing, effort: float) -> float:
+    """What the last level's time costs at an effort, in units of scores."""
+    return float(np.interp(effort, np.linspace(0, 1, len(routing.bias)), routing.bias))
 
 
 def forced(level: int, count: int) -> NDArray[np.float64]:

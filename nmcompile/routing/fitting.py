@@ -44,7 +44,7 @@ def fit_levels(nested: Nested, dense: Program, ctx: Context) -> Nested:
     original, uses = Walk(dense, crops), weight_uses(dense.module)
     levels = [nested.at(level) for level in range(count)]
     walks, places = [Walk(x, crops) for x in levels], [weight_uses(x.module) for x in levels]
-    least = {name: _least(nested, name) for name in uses}
+    least = {name: nested.least_of(name) for name in uses}
     changed = [name for name in uses if (least[name] > 0).any()]
     names = list(uses)[list(uses).index(changed[0]) :] if changed else []
     with ctx.reporter.stage("fitting levels", len(names)) as step:
@@ -103,12 +103,3 @@ def fit(weight: Tensor, least: Tensor, hessians: Sequence[Hessian]) -> Tensor:
             solved = torch.linalg.solve(normal[kept[:, None], kept], aim[:, kept].T).T
             result[group, alike[:, None], kept] = solved
     return from_rows(result.to(weight.dtype), weight)
-
-
-def _least(nested: Nested, name: str) -> Tensor:
-    """The least level that keeps each weight of a layer, as stored."""
-    if name in nested.least:
-        return nested.least[name]
-    weight = get_tensor(nested.program.module, name)
-    dense = nested.program.the_plan.layer(name).pattern.is_dense
-    return torch.where((weight == 0) & (not dense), NEVER, 0).to(torch.uint8)

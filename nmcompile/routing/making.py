@@ -33,7 +33,7 @@ from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
 from nmcompile.training.trainer import Trained
 
-_JOINT = 0.2  # of a training's length, in which levels and head finish it together
+_JOINT = 0.05  # of a training's length, in which levels and head finish it together
 
 
 @dataclass(frozen=True)

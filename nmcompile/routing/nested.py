@@ -14,6 +14,7 @@ from torch import Tensor
 from nmcompile.convs import get_tensor, set_tensor, to_canonical
 from nmcompile.plan import Plan
 from nmcompile.program import Program
+from nmcompile.readers import Live, live_channels
 
 NEVER = 255
 
@@ -50,6 +51,21 @@ class Nested:
             name: to_canonical(least, layers[name].op, layers[name].groups).numpy()
             for name, least in self.least.items()
         }
+
+    def least_of(self, name: str) -> Tensor:
+        """The least level that keeps each weight of any layer, of the weight's shape as stored."""
+        if name in self.least:
+            return self.least[name]
+        weight = get_tensor(self.program.module, name)
+        dense = self.program.the_plan.layer(name).pattern.is_dense
+        return torch.where((weight == 0) & (not dense), NEVER, 0).to(torch.uint8)
+
+    def live(self, level: int) -> dict[str, Live]:
+        """What counts of each convolution at a level, by its node's name; see readers.Live."""
+        module = self.program.clone_module()
+        for layer in self.program.the_plan.layers:
+            set_tensor(module, layer.name, (self.least_of(layer.name) <= level).float())
+        return {node.name: live for node, live in live_channels(module).items()}
 
     def at(self, level: int) -> Program:
         """The network as a level runs it, zeros where the level keeps nothing, with its plan."""

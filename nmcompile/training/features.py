@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from nmcompile.convs import read_conv
+from nmcompile.training.narrow import Narrow
 
 TAPS = 4
 _LEAST = 1e-12  # a layer may give zeros
@@ -21,7 +22,7 @@ class Taps:
     def __init__(self, module: fx.GraphModule) -> None:
         """Taps TAPS convolutions, evenly spaced; the last is left out: the output shows it."""
         self.values: list[Tensor] = []
-        convs = [node for node in module.graph.nodes if read_conv(node) is not None][:-1]
+        convs = [node for node in module.graph.nodes if _is_conv(module, node)][:-1]
         count = min(TAPS, len(convs))
         for number in range(count):
             node = convs[(number + 1) * len(convs) // count - 1]
@@ -45,6 +46,12 @@ def distance(given: Taps, wanted: Taps) -> Tensor | float:
         for ours, theirs in zip(given.values, wanted.values, strict=True)
     ]
     return torch.stack(shares).mean() if shares else 0.0
+
+
+def _is_conv(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), Narrow)
+    return read_conv(node) is not None
 
 
 def _magnitude(values: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from nmcompile.program import Program
 from nmcompile.routing.nested import NEVER, Nested
 from nmcompile.training.batches import Patches
 from nmcompile.training.masking import Masking
+from nmcompile.training.narrow import Narrow, narrow
+from nmcompile.training.network import Trainable
 from nmcompile.training.parallel import World
 from nmcompile.training.policy import FixedPolicy
 from nmcompile.training.recipe import Recipe
@@ -86,6 +88,7 @@ class NestedPolicy(FixedPolicy):
         super().__init__(nested.program.the_plan)
         self._nested, self._seed = nested, seed
         self._masks: list[NestedMask] = []
+        self._narrowed: list[Narrow] = []
 
     def masking(self, layer: Layer, weight: Tensor) -> Masking | None:
         """One for every layer that differs between levels; a fixed one for other patterns."""
@@ -94,6 +97,11 @@ class NestedPolicy(FixedPolicy):
         mask = NestedMask(self._nested.least[layer.name], self._nested.count - 1)
         self._masks.append(mask)
         return mask
+
+    def begin(self, network: Trainable) -> None:
+        """Has lower levels cost what they keep."""
+        levels = [self._nested.live(level) for level in range(self._nested.count)]
+        self._narrowed = narrow(network.module, levels)
 
     def levels(self, step: int | None) -> Sequence[int]:
         """The last, the first and one between, which the seed and the step alone decide."""
@@ -107,6 +115,8 @@ class NestedPolicy(FixedPolicy):
         return (count - 1, 0, int(between))
 
     def set_level(self, level: int) -> None:
-        """Switches every mask; no weight is touched."""
+        """Switches every mask and width; no weight is touched."""
         for mask in self._masks:
             mask.level = level
+        for narrowed in self._narrowed:
+            narrowed.level = level
