@@ -24,7 +24,7 @@ class Narrow(nn.Module):
     """A convolution of 2 dimensions, without groups, whose width depends on the level.
 
     Channels are chosen and put back by convolutions with a one in each row: exact, and on the CPU
-    several times as fast as indexing images whose channels lie side by side.
+    more than twice as fast as indexing images whose channels lie side by side (64 to 32, Zen 4).
 
     Attributes:
         level: the one that the network runs at.
