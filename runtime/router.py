@@ -21,7 +21,7 @@ from nmcompile.runtime.routing import (
     Route,
     Routes,
     bias_at,
-    checked,
+    checked_scores,
     levels_of,
     offsets_of,
     window_in,
@@ -126,7 +126,7 @@ class Router:
     def _areas(self, rows: Sequence[Cut], columns: Sequence[Cut], scores: Tensor) -> list[Area]:
         """The areas of an image; overlap costs what pixels do that are restored."""
         routing, shape = self._routing, (len(rows), len(columns), -1)
-        values = checked(scores, routing) + offsets_of(routing, self._effort)
+        values = checked_scores(scores, routing) + offsets_of(routing, self._effort)
         bias = max(bias_at(routing, self._effort), _LEAST_PRICE * np.abs(routing.bias).max())
         pixels = rows[-1].inner.stop * columns[-1].inner.stop / len(scores)
         prices = [bias * time / pixels for time in routing.times]

@@ -81,14 +81,14 @@ def levels_of(scores: NDArray[np.floating], routing: Routing, effort: float) -> 
     Raises:
         NmcompileError: another number of scores than the engine has levels.
     """
-    scores = checked(scores, routing)
+    scores = checked_scores(scores, routing)
     if effort in (0, 1):
         return np.full(len(scores), (scores.shape[1] - 1) * int(effort), np.intp)
     chosen: NDArray[np.intp] = np.argmax(scores + offsets_of(routing, effort), axis=1)
     return chosen
 
 
-def checked(scores: NDArray[np.floating], routing: Routing) -> NDArray[np.floating]:
+def checked_scores(scores: NDArray[np.floating], routing: Routing) -> NDArray[np.floating]:
     """The scores, N x K; NmcompileError for another number than the engine has levels."""
     count = len(routing.costs)
     if scores.ndim != 2 or scores.shape[1] != count:

@@ -74,9 +74,8 @@ def brute(rows, columns, values, prices):
     """The best value of all ways to cut where levels change, found without remembering any."""
 
     def span(cuts):
-        return cuts[-1].window.stop - cuts[0].window.start, cuts[-1].inner.stop - cuts[
-            0
-        ].inner.start
+        first, last = cuts[0], cuts[-1]
+        return last.window.stop - first.window.start, last.inner.stop - first.inner.start
 
     (tall, high), (broad, wide) = span(rows), span(columns)
     beyond = tall * -(-broad // 64) * 64 - high * wide

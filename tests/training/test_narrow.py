@@ -1,5 +1,6 @@
 """Levels that are trained at their own width: the same values and gradients, fewer channels."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -42,27 +43,25 @@ def narrows(network):
     return [m for m in network.module.modules() if isinstance(m, Narrow)]
 
 
-def test_values_and_gradients_are_those_of_masks(tmp_path):
-    for number, make in enumerate((chain, Split)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        _, nested = nest(folder, make(), CHANNELS)
-        policy, network = trained(nested)
-        x = image(nested.program)
-        assert narrows(network)
-        for level in (0, 2, 1):
-            policy.set_level(level)
-            masked = nested.at(level).clone_module()
-            for parameter in masked.parameters():
-                parameter.requires_grad_()
-            network.module.zero_grad()
-            given, wanted = network(x), masked(x)
-            torch.testing.assert_close(given, wanted)
-            given.square().sum().backward()
-            wanted.square().sum().backward()
-            for name, least in nested.least.items():
-                expected = masked.get_parameter(name).grad * (least <= level)
-                torch.testing.assert_close(network.raw(name).grad, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("make", [chain, Split])
+def test_values_and_gradients_are_those_of_masks(tmp_path, make):
+    _, nested = nest(tmp_path, make(), CHANNELS)
+    policy, network = trained(nested)
+    x = image(nested.program)
+    assert narrows(network)
+    for level in (0, 2, 1):
+        policy.set_level(level)
+        masked = nested.at(level).clone_module()
+        for parameter in masked.parameters():
+            parameter.requires_grad_()
+        network.module.zero_grad()
+        given, wanted = network(x), masked(x)
+        torch.testing.assert_close(given, wanted)
+        given.square().sum().backward()
+        wanted.square().sum().backward()
+        for name, least in nested.least.items():
+            expected = masked.get_parameter(name).grad * (least <= level)
+            torch.testing.assert_close(network.raw(name).grad, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_level_computes_what_it_keeps(tmp_path, monkeypatch):

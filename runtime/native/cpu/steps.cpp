@@ -96,7 +96,7 @@ float moment(const Step& step, int64_t channel, const uint32_t* mask) {
         centre = static_cast<float>(sum / static_cast<double>(job.rows * in.width));
         job.rows = in.height, sum = squares = 0.0;
     }
-    step.kernels->moments(job, static_cast<float>(centre), &sum, &squares);
+    step.kernels->moments(job, centre, &sum, &squares);
     const auto pixels = static_cast<double>(in.height * in.width);
     if (!deviation) return static_cast<float>(sum / pixels);
     const double left = squares - sum * sum / pixels;
