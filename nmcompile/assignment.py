@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import math
 import os
 import sys
@@ -28,10 +29,17 @@ _Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Option:
-    """One choice of one layer: what is minimised and what is limited, neither below zero."""
+    """One choice of one layer: what is minimised and what is limited, neither below zero.
+
+    Attributes:
+        objective, cost: of this choice.
+        needs: choices (layer, option) of other layers, one of which must be taken too; none: the
+            layer is free to take it.
+    """
 
     objective: float
     cost: float
+    needs: tuple[tuple[int, int], ...] = ()
 
 
 def solve(layers: Sequence[Sequence[Option]], limit: float) -> list[int] | None:
@@ -44,7 +52,7 @@ def solve(layers: Sequence[Sequence[Option]], limit: float) -> list[int] | None:
     Returns None where even the least costly choices exceed the limit.
     """
     table = [
-        [Option(o.objective, o.cost if math.isfinite(o.objective) else math.inf) for o in layer]
+        [o if math.isfinite(o.objective) else dataclasses.replace(o, cost=math.inf) for o in layer]
         for layer in layers
     ]
     if not least_cost(table) <= limit:
@@ -58,7 +66,12 @@ def solve(layers: Sequence[Sequence[Option]], limit: float) -> list[int] | None:
     gain = np.array([option.objective for layer in table for option in layer])
     gain = np.where(usable, gain, math.inf)
     gain -= np.minimum.reduceat(gain, starts)[owner]
-    problem = _Problem(owner, gain, spare / (room or 1.0), cost, limit)
+    needs = [
+        [int(starts[at]) + index for at, index in option.needs]
+        for layer in table
+        for option in layer
+    ]
+    problem = _Problem(owner, gain, spare / (room or 1.0), cost, needs, limit)
     return [int(i) for i in problem.solve(usable) - starts]
 
 
@@ -76,22 +89,24 @@ class _Problem:
         gain: objective above the least of its layer.
         spare: cost above the least of its layer, as a share of what can be spent above it.
         cost, limit: the constraint as it was given.
+        needs: the others of which each needs one, if any.
     """
 
     owner: _Indices
     gain: _Floats
     spare: _Floats
     cost: _Floats
+    needs: list[list[int]]
     limit: float
 
     def solve(self, usable: _Bools) -> _Indices:
         """One option per layer; solved again at a finer scale while the result is far below it."""
-        unit = float(self.gain[usable].max())
-        while unit > 0:
+        unit, free = float(self.gain[usable].max()), not any(self.needs)
+        while unit > 0 or not free:
             usable = usable & (self.gain <= unit)  # no part of the best sum exceeds the sum
-            chosen = self._minimise(usable, _SCALE / unit)
+            chosen = self._minimise(usable, _SCALE / (unit or 1.0))
             reached = float(self.gain[chosen].sum())
-            if reached > unit / 10:
+            if reached > unit / 10 or (reached == 0 and not free):
                 return chosen
             unit = reached
         return self._cheapest(usable & (self.gain == 0))
@@ -111,6 +126,7 @@ class _Problem:
         constraints = [
             LinearConstraint(csr_array(cells), 1, 1),
             LinearConstraint(self.spare[kept][None], -math.inf, 1),
+            *(self._needing(kept, place) for place, own in enumerate(kept) if self.needs[own]),
         ]
         while True:
             with _silent():
@@ -129,6 +145,12 @@ class _Problem:
                 return chosen
             other = LinearConstraint(picked[None].astype(float), -math.inf, picked.sum() - 1)
             constraints.append(other)
+
+    def _needing(self, kept: _Indices, place: int) -> LinearConstraint:
+        """An option only with one of those that it needs."""
+        row = -np.isin(kept, self.needs[kept[place]]).astype(float)
+        row[place] = 1
+        return LinearConstraint(row[None], -math.inf, 0)
 
 
 @contextmanager

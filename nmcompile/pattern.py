@@ -1,4 +1,4 @@
-"""`2:4`, `64x2:4`, `8x2:4k` or `2:4c` -> an N:M pattern, and which weights of a layer it keeps."""
+"""`2:4`, `64x2:4`, `8x2:4k`, `2:4c` or `skip` -> an N:M pattern, and which weights it keeps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nmcompile.errors import NmcompileError
 _TEXT = re.compile(r"(?:(\d+)x)?(\d+):(\d+)(k)?|(\d+):(\d+)c")
 _LARGEST_M = 256
 ALL_OUTPUTS = 1 << 16  # as V: more than any layer has
+_SKIPPED = (ALL_OUTPUTS, 0, 1, True)
 
 
 @dataclass(frozen=True, order=True)
@@ -25,6 +26,9 @@ class Pattern:
     reads n of every m channels and no more: the layer before need not compute the others (channel
     pruning in the form of N:M). A ragged last group of r < m channels keeps ceil(n * r / m) of
     them, so the density holds and no group ever keeps more than n.
+
+    `skip` keeps nothing (SKIP: 0:1c): the layer gives its bias, and what serves it alone is not
+    computed. At the end of a residual branch that is depth pruning in the form of N:M.
     """
 
     v: int
@@ -34,7 +38,8 @@ class Pattern:
 
     def __post_init__(self) -> None:
         dense = (self.v, self.n, self.m, self.whole) == (1, 1, 1, False)
-        if not dense and not (self.v >= 1 and 1 <= self.n < self.m <= _LARGEST_M):
+        skips = (self.v, self.n, self.m, self.whole) == _SKIPPED
+        if not dense and not skips and not (self.v >= 1 and 1 <= self.n < self.m <= _LARGEST_M):
             raise NmcompileError(
                 f"pattern {self._text()}: expected N:M, VxN:M, VxN:Mk or N:Mc with 1 <= N < M <= "
                 f"{_LARGEST_M} and V >= 1, for example 2:4, 8:16, 64x2:4, 8x2:4k or 2:4c"
@@ -42,13 +47,13 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Reads `dense`, `N:M`, `VxN:M`, these with a `k`, or `N:Mc`; else NmcompileError."""
-        if text.strip() == "dense":
-            return DENSE
+        """Reads `dense`, `skip`, `N:M`, `VxN:M`, both with a `k`, `N:Mc`; else NmcompileError."""
+        if named := {"dense": DENSE, "skip": SKIP}.get(text.strip()):
+            return named
         found = _TEXT.fullmatch(text.strip())
         if not found:
             raise NmcompileError(
-                f"unknown pattern {text!r}: expected N:M, VxN:M, VxN:Mk, N:Mc or dense, "
+                f"unknown pattern {text!r}: expected N:M, VxN:M, VxN:Mk, N:Mc, skip or dense, "
                 "for example 2:4, 64x2:4, 8x2:4k, 2:4c"
             )
         v, n, m, whole, channels_n, channels_m = found.groups()
@@ -65,6 +70,8 @@ class Pattern:
         return self.v == ALL_OUTPUTS
 
     def _text(self) -> str:
+        if (self.v, self.n, self.m, self.whole) == _SKIPPED:
+            return "skip"
         if self.of_channels:
             return f"{self.n}:{self.m}c"
         shared = f"{self.v}x" if self.v != 1 else ""
@@ -135,3 +142,4 @@ class Pattern:
 
 
 DENSE = Pattern(1, 1, 1)
+SKIP = Pattern(*_SKIPPED)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nmcompile.errors import NmcompileError
-from nmcompile.pattern import DENSE, Pattern
+from nmcompile.pattern import DENSE, SKIP, Pattern
 
 PLAN_VERSION = 1
 LOSS_QUANTITY = (
@@ -56,6 +56,7 @@ class Layer:
         choices: what it could be; the first is dense.
         pattern: what it is.
         reason: why.
+        through: layers that all it gives passes through; if one of them is skipped, so may it be.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Layer:
     choices: tuple[Choice, ...] = ()
     pattern: Pattern = DENSE
     reason: str = ""
+    through: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> Choice:
@@ -124,8 +126,17 @@ class Plan:
 
     @property
     def loss(self) -> float | None:
-        """Sum of the chosen patterns' losses, or None where one is unmeasured."""
-        losses = [layer.chosen.loss for layer in self.layers if not layer.pattern.is_dense]
+        """Sum of the chosen patterns' losses, or None where one is unmeasured.
+
+        A layer that is skipped because one behind it is loses nothing more.
+        """
+        skipped = {layer.name for layer in self.layers if layer.pattern == SKIP}
+        losses = [
+            layer.chosen.loss
+            for layer in self.layers
+            if not layer.pattern.is_dense
+            and not (layer.name in skipped and skipped.intersection(layer.through))
+        ]
         return None if any(x is None for x in losses) else float(sum(x or 0.0 for x in losses))
 
     def with_layers(self, layers: Iterable[Layer]) -> Plan:

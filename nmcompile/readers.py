@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +65,29 @@ def sole_reader(readers: frozenset[Reader]) -> fx.Node | None:
     return None if others or first is None else first[0]
 
 
+def needed(module: fx.GraphModule, skipped: Collection[fx.Node]) -> set[fx.Node]:
+    """The nodes that the output depends on where those convolutions read nothing."""
+    found: set[fx.Node] = set()
+    for node in reversed(module.graph.nodes):
+        conv = read_conv(node) if node in skipped else None
+        if node.op == "output":
+            found.add(node)
+        if node in found:
+            unread = None if conv is None else conv.source
+            found.update(source for source in node.all_input_nodes if source is not unread)
+    return found
+
+
+def through(module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+    """By weight name, the other weights without which it would serve nothing."""
+    uses = weight_uses(module)
+    left = {name: needed(module, nodes) for name, nodes in uses.items()}
+    return {
+        name: tuple(other for other, own in left.items() if other != name and own.isdisjoint(nodes))
+        for name, nodes in uses.items()
+    }
+
+
 def counted(program: Program) -> Plan:
     """The plan of a pruned network, its MACs without those of outputs that nobody reads."""
     plan = program.the_plan
@@ -86,12 +109,19 @@ def counted(program: Program) -> Plan:
 def live_channels(module: fx.GraphModule) -> dict[fx.Node, Live]:
     """What counts of each plain convolution, zeros in weights reading nothing."""
     found: dict[fx.Node, Live] = {}
+    skipped = [
+        node
+        for name, nodes in weight_uses(module).items()
+        for node in nodes
+        if not get_tensor(module, name).any()
+    ]
+    serving = needed(module, skipped)
     for node, readers in channel_readers(module).items():  # the last first
         conv = read_conv(node)
         assert conv is not None
         if conv.op == "conv2d" and conv.groups == 1:
             read = [any(r is None or found[r[0]].inputs[r[1]] for r in x) for x in readers]
-            rows = torch.tensor(read)
+            rows = torch.tensor(read) & (node in serving)
             weight = get_tensor(module, str(conv.weight.target))[rows]
             found[node] = Live(rows, (weight != 0).any(0).flatten(1).any(1))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from torch import fx
 
@@ -12,7 +13,7 @@ from nmcompile.budget import Budget
 from nmcompile.context import Context
 from nmcompile.convs import Conv, read_conv
 from nmcompile.errors import NmcompileError
-from nmcompile.pattern import DENSE, Pattern
+from nmcompile.pattern import DENSE, SKIP, Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Choice, Layer, Plan
 from nmcompile.program import Program
@@ -40,13 +41,41 @@ def assign_patterns(program: Program, ctx: Context) -> Program:
 def within_loss(plan: Plan, limit: float) -> Plan:
     """The cheapest patterns whose losses sum to at most `limit`."""
     quantity, offered = cost_quantity(plan), gaining(plan)
-    table = [
-        [Option(cost_in(choice, quantity), choice.loss or 0.0) for choice in layer.choices]
-        for layer in offered.layers
-    ]
-    chosen = solve(table, limit)
+    chosen = solve(options(offered, lambda x: (cost_in(x, quantity), x.loss or 0.0)), limit)
     assert chosen is not None, "dense loses nothing, so a loss limit can always be met"
     return _assigned(plan, offered, chosen, f"least {quantity} within a summed loss of {limit:.3g}")
+
+
+def options(plan: Plan, valued: Callable[[Choice], tuple[float, float]]) -> list[list[Option]]:
+    """What a programme chooses from, layer by layer: its choices, and to be skipped with another.
+
+    Args:
+        plan: choices.
+        valued: a choice's objective and cost.
+
+    Returns:
+        An option for each choice; where a layer can be skipped and there are others that all it
+        gives passes through, one more, which loses nothing besides them. `picked` reads its index.
+    """
+    skips = {
+        layer.name: (number, [x.pattern for x in layer.choices].index(SKIP))
+        for number, layer in enumerate(plan.layers)
+        if any(x.pattern == SKIP for x in layer.choices)
+    }
+    table = []
+    for layer in plan.layers:
+        own = [Option(*valued(choice)) for choice in layer.choices]
+        behind = tuple(skips[name] for name in layer.through if name in skips)
+        if layer.name in skips and behind:
+            skipped = dataclasses.replace(layer.choices[skips[layer.name][1]], loss=0.0)
+            own.append(Option(*valued(skipped), behind))
+        table.append(own)
+    return table
+
+
+def picked(layer: Layer, index: int) -> Pattern:
+    """The pattern that an option of a layer stands for."""
+    return layer.choices[index].pattern if index < len(layer.choices) else SKIP
 
 
 def cost_quantity(plan: Plan) -> str:
@@ -63,10 +92,7 @@ def cost_quantity(plan: Plan) -> str:
 
 def _within_cost(plan: Plan, budget: Budget) -> Plan:
     offered = _paying(plan, budget)
-    table = [
-        [Option(choice.loss or 0.0, cost_in(choice, budget.quantity)) for choice in layer.choices]
-        for layer in offered.layers
-    ]
+    table = options(offered, lambda x: (x.loss or 0.0, cost_in(x, budget.quantity)))
     dense = sum(options[0].cost for options in table)
     limit = budget.limit * dense if budget.unit == "x" else budget.limit
     chosen = solve(table, limit)
@@ -150,7 +176,7 @@ def _assigned(plan: Plan, offered: Plan, chosen: list[int], why: str) -> Plan:
     patterns: dict[str, Pattern] = {}
     reasons: dict[str, str] = {}
     for layer, few, index in zip(plan.layers, offered.layers, chosen, strict=True):
-        patterns[layer.name] = few.choices[index].pattern
+        patterns[layer.name] = picked(few, index)
         if len(layer.choices) > 1:
             reasons[layer.name] = why if index else f"dense is best: {why}"
     return plan.assign(patterns, reasons)

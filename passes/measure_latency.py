@@ -9,11 +9,12 @@ from torch import fx
 
 from nmcompile.context import Context, ConvSpec
 from nmcompile.convs import get_tensor, read_conv, to_canonical, weight_uses
-from nmcompile.pattern import DENSE, Pattern
+from nmcompile.errors import NmcompileError
+from nmcompile.pattern import DENSE, SKIP, Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Choice, Layer
 from nmcompile.program import Program
-from nmcompile.readers import Readers, channel_readers, sole_reader
+from nmcompile.readers import Readers, channel_readers, sole_reader, through
 from nmcompile.shapes import Shapes, shapes_at
 
 # A layer below this share of the network's MACs cannot pay for the risk of pruning it.
@@ -33,6 +34,11 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     inputs: what it saves in the one before is what the one behind would save in it. The first of a
     chain is counted as if the next read everything, so that a chain takes no more than this says
     unless its layers keep very unlike shares.
+
+    A layer that is skipped takes no time, nor do those that serve it alone.
+
+    Raises:
+        NmcompileError: `skip` is a candidate where what is skipped would still be computed.
     """
     plan = program.the_plan
     shapes = shapes_at(program, ctx.reference_size)
@@ -40,6 +46,12 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     # Only libnmk leaves out what nobody reads.
     native = ctx.target.executor == "native"
     private = _private(channel_readers(program.module)) if native else {}
+    if SKIP in (*ctx.patterns, ctx.uniform) and not native:
+        raise NmcompileError(
+            f"pattern {SKIP}: target {ctx.target.name} would compute what is skipped; only a "
+            "network that libnmk runs as a whole leaves it out (--target cpu); leave it out"
+        )
+    serves = through(program.module) if SKIP in ctx.patterns else {}
     layers = []
     with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
         for layer in plan.layers:
@@ -47,7 +59,8 @@ def measure_latency(program: Program, ctx: Context) -> Program:
                 (conv_spec(program, node, shapes), private.get(node, 0))
                 for node in uses[layer.name]
             ]
-            layers.append(_with_choices(layer, calls, plan.dense_macs, ctx))
+            with_choices = _with_choices(layer, calls, plan.dense_macs, ctx)
+            layers.append(dataclasses.replace(with_choices, through=serves.get(layer.name, ())))
             step()
     return program.with_plan(plan.with_layers(layers))
 
@@ -111,6 +124,9 @@ def _with_choices(
         able, obstacle = [], "its weight is used by convolutions of different kinds"
     choices = []
     for pattern in (DENSE, *able):
+        if pattern == SKIP:
+            choices.append(Choice(SKIP, 0, 0.0, None, "none"))
+            continue
         kernel = ctx.target.kernel(layer, pattern)
         outputs = [_outputs(spec, pattern, private) for spec, private in calls]
         latency = sum(

@@ -17,7 +17,7 @@ from nmcompile.convs import (
     to_canonical,
     weight_uses,
 )
-from nmcompile.pattern import Pattern
+from nmcompile.pattern import SKIP, Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Layer
 from nmcompile.program import Program
@@ -100,6 +100,8 @@ def _inputs(walk: Walk, nodes: list[fx.Node]) -> list[tuple[Conv, Tensor]]:
 
 def pruned_weight(weight: Tensor, groups: int, pattern: Pattern, hessian: Hessian | None) -> Tensor:
     """A canonical weight under a pattern: second order with a Hessian, magnitude without."""
+    if pattern == SKIP:
+        return torch.zeros_like(weight)
     if hessian is None:
         return prune_magnitude(weight, groups, pattern)
     weight = aimed(weight, hessian)

@@ -116,3 +116,28 @@ def test_a_solver_that_gives_up_is_an_error(monkeypatch):
     monkeypatch.setattr(assignment, "milp", lambda *_, **__: Nothing)
     with pytest.raises(RuntimeError, match="out of memory"):
         solve([[Option(0.0, 1.0), Option(1.0, 0.5)]], 1.5)
+
+
+@pytest.mark.parametrize(("objective", "cost"), [(even, large), (wide, wide), (whole, whole)])
+def test_an_option_that_needs_others_comes_with_one_of_them(objective, cost):
+    for seed in range(60):
+        source, layers, _ = problem(seed, objective, cost)
+        layers = [[*layer, Option(objective(source), cost(source))] for layer in layers]
+        for number, layer in enumerate(layers[1:], 1):
+            own = layer[-1]
+            others = source.sample(range(number), source.randint(1, number))
+            layer[-1] = Option(0.0, own.cost / 4, tuple((o, source.randint(0, 1)) for o in others))
+        allowed = {
+            choice: totals(layers, choice)
+            for choice in everything(layers)
+            if all(
+                not layer[index].needs or any(choice[o] == i for o, i in layer[index].needs)
+                for layer, index in zip(layers, choice, strict=True)
+            )
+        }
+        limit = source.choice(list(allowed.values()))[1]
+        found = solve(layers, limit)
+        assert tuple(found) in allowed, seed
+        assert allowed[tuple(found)][1] <= limit, seed
+        best = min(values[0] for values in allowed.values() if values[1] <= limit)
+        assert allowed[tuple(found)][0] <= best * (1 + 1e-5), seed

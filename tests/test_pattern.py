@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nmcompile.errors import NmcompileError
-from nmcompile.pattern import ALL_OUTPUTS, DENSE, Pattern
+from nmcompile.pattern import ALL_OUTPUTS, DENSE, SKIP, Pattern
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from nmcompile.pattern import ALL_OUTPUTS, DENSE, Pattern
         ("8x2:4k", Pattern(8, 2, 4, whole=True)),
         ("1:4k", Pattern(1, 1, 4, whole=True)),
         ("2:4c", Pattern(ALL_OUTPUTS, 2, 4, whole=True)),
+        ("skip", SKIP),
         ("dense", DENSE),
     ],
 )
@@ -190,3 +191,12 @@ def test_the_largest_are_what_a_pattern_just_allows(text):
 
 def test_dense_allows_everything():
     assert DENSE.allows(np.ones((3, 5, 3, 3), bool))
+
+
+def test_what_is_skipped_keeps_nothing():
+    assert SKIP.kept(7) == 0
+    assert SKIP.obstacle(1, 1, 1) is None
+    assert SKIP.allows(np.zeros((2, 3, 3, 3), bool))
+    one = np.zeros((2, 3, 3, 3), bool)
+    one[1, 2, 0, 0] = True
+    assert not SKIP.allows(one)

@@ -7,7 +7,7 @@ from nmcompile.capture import capture
 from nmcompile.convs import get_tensor, read_conv, set_tensor
 from nmcompile.passes import analyze_cost
 from nmcompile.pipeline import run_passes
-from nmcompile.readers import channel_readers, counted
+from nmcompile.readers import channel_readers, counted, live_channels, through
 from tests.networks import Around, cleaned, context, conv
 
 
@@ -120,3 +120,43 @@ def test_what_nobody_reads_is_not_counted(tmp_path):
         "tail.weight": before["tail.weight"],
     }
     assert plan.macs < program.the_plan.macs
+
+
+def attended(net, x):
+    """A residual branch with a gate, between a head and a tail."""
+    x = net.head(x)
+    y = net.b(torch.relu(net.a(x)))
+    return net.tail(net.c(y * torch.sigmoid(net.gate(y.mean((2, 3), keepdim=True)))) + x)
+
+
+LAYERS = {"head": conv(3, 4), "a": conv(4, 4), "b": conv(4, 4), "gate": conv(4, 4, 1),
+          "c": conv(4, 4, 1), "tail": conv(4, 3)}  # fmt: skip
+
+
+def test_what_all_that_a_layer_gives_passes_through():
+    found = through(capture(Network(attended, **LAYERS)).module)
+    short = {a.split(".")[0]: {b.split(".")[0] for b in own} for a, own in found.items()}
+    assert short == {
+        "head": {"tail"},
+        "a": {"b", "c", "tail"},
+        "b": {"c", "tail"},
+        "gate": {"c", "tail"},
+        "c": {"tail"},
+        "tail": set(),
+    }
+
+
+def test_what_serves_a_skipped_layer_alone_is_not_counted(tmp_path):
+    program = run_passes(cleaned(Network(attended, **LAYERS), context(tmp_path)),
+                         context(tmp_path), [analyze_cost])  # fmt: skip
+    set_tensor(program.module, "c.weight", torch.zeros(4, 4, 1, 1))
+    live = {str(read_conv(n).weight.target): x for n, x in live_channels(program.module).items()}
+    assert live["c.weight"].outputs.all()
+    assert not live["c.weight"].inputs.any()
+    for name in ("a", "b", "gate"):
+        assert not live[f"{name}.weight"].outputs.any()
+        assert not live[f"{name}.weight"].inputs.any()
+    assert live["head.weight"].outputs.all()
+    left = {x.name: x.chosen.macs for x in counted(program).layers}
+    assert [left[f"{name}.weight"] for name in ("a", "b", "gate")] == [0, 0, 0]
+    assert left["head.weight"] == program.the_plan.layer("head.weight").macs

@@ -20,9 +20,16 @@ from nmcompile.budget import Budget
 from nmcompile.context import Context
 from nmcompile.convs import from_canonical, get_tensor, to_canonical
 from nmcompile.errors import NmcompileError
-from nmcompile.passes.assign_patterns import cost_in, cost_quantity, gaining, gains
+from nmcompile.passes.assign_patterns import (
+    cost_in,
+    cost_quantity,
+    gaining,
+    gains,
+    options,
+    picked,
+)
 from nmcompile.passes.prune import prune_layers
-from nmcompile.pattern import Pattern
+from nmcompile.pattern import SKIP, Pattern
 from nmcompile.plan import Layer, Plan
 from nmcompile.program import Program
 from nmcompile.readers import counted
@@ -101,7 +108,7 @@ def settled(plan: Plan, spec: RouteSpec) -> RouteSpec:
 
 def nests(lower: Pattern, upper: Pattern) -> bool:
     """Whether the masks of one pattern can be chosen within every mask of another."""
-    if upper.is_dense or lower == upper:
+    if upper.is_dense or lower in (upper, SKIP):
         return True
     family = (lower.v, lower.m, lower.whole) == (upper.v, upper.m, upper.whole)
     return family and lower.n <= upper.n
@@ -172,7 +179,7 @@ def _assigned(plan: Plan, below: Plan | None, spec: RouteSpec, level: int) -> Pl
             f"nearest possible is {nearest:.3f}; raise it, or allow sparser --patterns"
         )
     patterns = {
-        layer.name: layer.choices[index].pattern
+        layer.name: picked(layer, index)
         for layer, index in zip(offered.layers, chosen, strict=True)
     }
     budget = str(Budget(quantity, share, "x"))
@@ -195,14 +202,11 @@ def _around(plan: Plan, below: Plan) -> Plan:
             for choice in layer.choices
             if choice.pattern != own.pattern
             and nests(own.pattern, choice.pattern)
-            and (not faster or gains(own, choice))
+            and (not faster or choice.pattern.is_dense or gains(own, choice))
         ]
         layers.append(dataclasses.replace(lower, choices=(own, *outer)))
     return plan.with_layers(layers)
 
 
 def _table(plan: Plan, quantity: str) -> list[list[Option]]:
-    return [
-        [Option(choice.loss or 0.0, cost_in(choice, quantity)) for choice in layer.choices]
-        for layer in plan.layers
-    ]
+    return options(plan, lambda choice: (choice.loss or 0.0, cost_in(choice, quantity)))

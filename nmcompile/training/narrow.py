@@ -49,10 +49,20 @@ class Narrow(nn.Module):
         if inputs is None:
             return self._convolved(x, weight, bias)
         outputs = getattr(self, f"outputs{self.level}")
+        if not len(inputs):
+            return self._skipped(x, weight, bias)
         few = F.conv2d(x, _choosing(inputs, weight.shape[1], x))
         bias = None if bias is None else bias[outputs]
         few = self._convolved(few, weight[outputs][:, inputs], bias)
         return F.conv2d(few, _choosing(outputs, len(weight), few).transpose(0, 1))
+
+    def _skipped(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What no input changes: the bias, in an image of the size that the convolution gives."""
+        zeros = weight.new_zeros((1, 1, *weight.shape[2:]))
+        nothing = self._convolved(x[:, :1].detach(), zeros, None)
+        if bias is None or not len(getattr(self, f"outputs{self.level}")):
+            return nothing.expand(-1, len(weight), -1, -1)
+        return nothing + bias[:, None, None].to(nothing.dtype)
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         result: Tensor = self._call(input=x, weight=weight, bias=bias, **self._settings)
@@ -91,8 +101,10 @@ def _pays(live: Live, shape: torch.Size) -> bool:
     outputs, inputs, *kernel = shape
     area = kernel[0] * kernel[1]
     kept = (int(live.outputs.sum()), int(live.inputs.sum()))
+    if 0 in kept:
+        return True
     needed = kept[0] * kept[1] * area + kept[0] * outputs + kept[1] * inputs
-    return 0 < needed < _WORTH * outputs * inputs * area
+    return needed < _WORTH * outputs * inputs * area
 
 
 def _choosing(channels: Tensor, count: int, like: Tensor) -> Tensor:

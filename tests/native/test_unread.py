@@ -179,3 +179,49 @@ def test_a_size_may_come_from_an_image_of_more_channels(isa):
     alone = NativeProgram(pack([3, 2], values[:2], steps[:1], 1, [1]))
     x = noise(1, 3, 8, 33)
     np.testing.assert_allclose(program.run([x])[0], alone.run([x])[0], rtol=0, atol=1e-5)
+
+
+def test_a_skipped_branch_is_not_computed(isa):
+    """Below the last level its end keeps nothing; what serves it alone meets a NaN there."""
+    start, inner, gate, end, last = (
+        noise(WIDE, 3, 3, 3), noise(WIDE, WIDE, 3, 3), noise(WIDE, WIDE, 1, 1),
+        noise(WIDE, WIDE, 1, 1), noise(4, WIDE, 3, 3),
+    )  # fmt: skip
+    bias = noise(WIDE)
+
+    def branch(levels, own_bias):
+        def leveled(weight, least):
+            own = np.full(weight.shape, least, np.uint8)
+            return (level_data(weight, own, levels),)
+
+        steps = [
+            _conv((0,), 1, start, None),
+            _conv((1,), 2, inner, own_bias, more=leveled(inner, 0)),
+            Operation(Kind.MOMENTS, (2,), 3, (1, 0)),
+            _conv((3,), 4, gate, own_bias, ONE, activation=Activation.SIGMOID),
+            Operation(Kind.POINTWISE, (2, 4), 5, (int(Pointwise.GATE),)),
+            _conv((5, 1), 6, end, bias, ONE, leveled(end, 1), residual=Residual.AFTER_ACTIVATION),
+            _conv((6,), 7, last, None, shuffle=2),
+        ]
+        sizes = [3, *[WIDE] * 6, 1]
+        values = [Value(index, 0, size) for index, size in enumerate(sizes)]
+        return NativeProgram(pack(sizes, values, steps, 1, [7], levels=levels))
+
+    sizes = [3, WIDE, WIDE, 1]
+    steps = [
+        _conv((0,), 1, start, None),
+        Operation(Kind.POINTWISE, (1,), 2, (int(Pointwise.AFFINE),), data=(None, bias)),
+        _conv((2,), 3, last, None, shuffle=2),
+    ]
+    values = [Value(index, 0, size) for index, size in enumerate(sizes)]
+    small = NativeProgram(pack(sizes, values, steps, 1, [3]))
+    poisoned, sound = (branch(2, b) for b in (np.full(WIDE, np.nan, np.float32), bias))
+    x = noise(1, 3, 40, 50)
+    for threads in (1, 2, 3):
+        (expected,) = small.run([x], threads)
+        for program in (poisoned, sound):
+            (found,) = program.run([x], threads, 0)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        assert np.isnan(poisoned.run([x], threads, 1)[0]).all()
+        assert np.isfinite(sound.run([x], threads, 1)[0]).all()
+        assert np.abs(sound.run([x], threads, 1)[0] - expected).max() > 0.1

@@ -212,3 +212,38 @@ def test_on_a_real_network_the_whole_way(tmp_path):
     assert found.macs <= 0.5 * found.dense_macs
     possible = [p.loss for p in every_choice(found) if p.macs <= 0.5 * p.dense_macs]
     assert found.loss == pytest.approx(min(possible), rel=1e-5)
+
+
+# A residual branch of two layers, of which the last can be skipped at little loss.
+BRANCH = plan(
+    layer("first", ("dense", 1000, 4.0, 0.0), ("2:4", 500, 2.0, 0.01), ("skip", 0, 0.0, 0.9),
+          through=("last", "tail")),
+    layer("last", ("dense", 800, 3.0, 0.0), ("2:4", 400, 1.5, 0.02), ("skip", 0, 0.0, 0.04),
+          through=("tail",)),
+    layer("tail", ("dense", 100, 1.0, 0.0), ("skip", 0, 0.0, 5.0)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("latency=6.5ms", ["2:4", "dense", "dense"]),
+        ("latency=4.4ms", ["skip", "skip", "dense"]),  # not 2:4 and 2:4, which lose 0.03 in 4.5
+        ("latency=4.5ms", ["2:4", "2:4", "dense"]),
+        ("macs=0.05", ["skip", "skip", "skip"]),
+    ],
+)
+def test_with_the_end_of_a_branch_goes_what_serves_it_alone(program, ctx, text, chosen):
+    found = assigned(program, ctx, text, BRANCH)
+    assert [str(x.pattern) for x in found.layers] == chosen
+    # What is skipped along with another loses nothing more.
+    losses = {"2:4": (0.01, 0.02), "skip": (0.0, 0.04)}
+    known = [losses[x][n] for n, x in enumerate(chosen[:2]) if x in losses]
+    expected = 5.0 if chosen[2] == "skip" else sum(known)
+    assert found.loss == pytest.approx(expected)
+
+
+def test_a_loss_limit_counts_a_branch_once():
+    found = within_loss(BRANCH, 0.05)
+    assert [str(x.pattern) for x in found.layers] == ["skip", "skip", "dense"]
+    assert [str(x.pattern) for x in within_loss(BRANCH, 0.035).layers] == ["2:4", "2:4", "dense"]

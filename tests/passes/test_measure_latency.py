@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from nmcompile.backends import make_target
+from nmcompile.errors import NmcompileError
 from nmcompile.passes import analyze_cost, measure_latency
 from nmcompile.passes.measure_latency import kept_macs
-from nmcompile.pattern import DENSE, Pattern
+from nmcompile.pattern import DENSE, SKIP, Pattern
 from nmcompile.pipeline import run_passes
 from tests.networks import (
     HALF,
@@ -225,3 +226,32 @@ def test_the_plan_it_is_given_keeps_everything_else(ctx):
     blank = [dataclasses.replace(x, choices=(), reason="") for x in after.layers]
     assert blank == [dataclasses.replace(x, choices=(), reason="") for x in before.the_plan.layers]
     assert captured(Around(conv(8, 8))).plan is None
+
+
+class Branch(nn.Module):
+    """A residual branch of two convolutions between a head and a tail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = conv(3, 8), conv(8, 3)
+        self.first, self.second = conv(8, 8), conv(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x)
+        return self.tail(x + self.second(torch.relu(self.first(x))))
+
+
+def test_what_is_skipped_takes_no_time(ctx):
+    native = dataclasses.replace(ctx, target=make_target("cpu"), patterns=(SKIP,))
+    found = measured(Branch(), native)
+    skip = found.layer("second.weight").choices[1]
+    assert (skip.pattern, skip.macs, skip.latency_ms) == (SKIP, 0, 0.0)
+    assert found.layer("first.weight").through == ("second.weight", "tail.weight")
+    assert found.layer("second.weight").through == ("tail.weight",)
+
+
+@pytest.mark.parametrize("given", [{"patterns": (HALF, SKIP)}, {"uniform": SKIP}])
+def test_a_target_that_computes_what_is_skipped_refuses_it(ctx, given):
+    portable = dataclasses.replace(ctx, target=make_target("onnx"), **given)
+    with pytest.raises(NmcompileError, match=r"skip: target onnx would .*; leave it out"):
+        measured(Branch(), portable)

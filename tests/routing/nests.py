@@ -17,7 +17,7 @@ from nmcompile.convs import (
     weight_uses,
 )
 from nmcompile.passes import analyze_cost, measure_latency
-from nmcompile.pattern import DENSE, Pattern
+from nmcompile.pattern import DENSE, SKIP, Pattern
 from nmcompile.pipeline import run_passes
 from nmcompile.program import Program
 from nmcompile.routing.nested import NEVER, Nested
@@ -33,7 +33,7 @@ RECIPE = Recipe(steps=4, batch=4, patch=SIDE, lr=1e-3, validations=2, precision=
 def nest(folder: Path, module: nn.Module | None = None, ladder: tuple[str, ...] = LADDER):
     """(dense program, its levels): a pattern of the ladder a level, but in head and tail."""
     patterns = [*map(Pattern.parse, ladder)]
-    ctx = context(folder, patterns=tuple(p for p in patterns if p != DENSE))
+    ctx = context(folder, patterns=tuple(p for p in patterns if p not in (DENSE, SKIP)))
     clean = cleaned(plain() if module is None else module, ctx)
     dense = run_passes(clean, ctx, [analyze_cost, measure_latency])
     return dense, nested_by_magnitude(dense, patterns)

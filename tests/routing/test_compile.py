@@ -86,6 +86,28 @@ def test_a_native_engine_of_three_levels(place, capsys, words):
     assert engine.restore(picture()).shape == (140, 200, 3)
 
 
+def test_a_level_that_skips_every_layer(place, capsys):
+    """What is left is the enlarged image, and the bias of the last layer."""
+    words = [*COMMAND[: COMMAND.index("--patterns")], "--patterns", "skip,2:4", "-o", "engine"]
+    assert main([*words, "--route", "0.02,0.6,1"]) == 0
+    levels = json.loads(Path("engine/levels.json").read_text())
+    assert set(levels[0]["patterns"].values()) == {"skip"}
+    assert levels[0]["cost"] == 0
+    engine, x = load("engine", 1), tensor()
+    bias = torch.load("weights.pt")["tail.bias"].reshape(1, 12, 1, 1).expand(1, 12, *x.shape[2:])
+    near = x.repeat(2, 2).repeat(2, 3) + torch.nn.functional.pixel_shuffle(bias, 2).numpy()
+    np.testing.assert_allclose(engine.at(0).run(x), near, rtol=0, atol=1e-6)
+    portable = read_manifest(Path("engine"))
+    (Path("engine") / "manifest.json").write_text(
+        json.dumps(dataclasses.asdict(dataclasses.replace(portable, executor="onnxruntime")))
+    )
+    other = load("engine", 1)
+    for level in range(3):
+        assert np.abs(other.at(level).run(x) - engine.at(level).run(x)).max() < 1e-4
+    assert main([*words, "--target", "onnx", "--route", "2"]) == 1
+    assert "pattern skip: target onnx would compute" in capsys.readouterr().err
+
+
 def test_an_engine_for_onnx_runtime_gives_what_the_native_one_does(place):
     assert main(COMMAND) == 0
     assert main([*COMMAND, "--target", "onnx", "-o", "portable"]) == 0

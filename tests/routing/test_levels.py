@@ -71,6 +71,33 @@ def test_every_level_keeps_its_share_and_lies_within_the_next(text):
             assert inner.pattern == outer.pattern or gains(inner.chosen, outer.chosen)
 
 
+def test_a_branch_that_is_skipped_comes_back_at_the_level_above():
+    branch = plan(
+        layer("first", ("dense", 1000, 4.0, 0.0), ("2:4", 500, 2.0, 0.01), ("skip", 0, 0.0, 0.9),
+              through=("last",)),
+        layer("last", ("dense", 800, 3.0, 0.0), ("2:4", 400, 1.5, 0.02), ("skip", 0, 0.0, 0.04)),
+        layer("tail", ("dense", 100, 1.0, 0.0)),
+    )  # fmt: skip
+    found = assign_levels(branch, RouteSpec.parse("latency=0.2,0.6,1"))
+    assert [[str(x.pattern) for x in each.layers] for each in found] == [
+        ["skip", "skip", "dense"],
+        ["2:4", "2:4", "dense"],
+        ["dense", "dense", "dense"],
+    ]
+    assert found[0].loss == pytest.approx(0.04)
+
+
+def test_the_last_level_may_be_dense_whatever_it_takes():
+    """Where noise has a pattern below take as long as the dense layer."""
+    even = plan(
+        layer("a", ("dense", 1000, 4.0, 0.0), ("2:4", 500, 3.0, 0.01), ("3:4", 750, 4.1, 0.005)),
+        layer("b", ("dense", 1000, 2.99, 0.0), ("2:4", 500, 2.9, 0.01)),
+    )
+    found = assign_levels(even, RouteSpec.parse("latency=0.85,1"))
+    assert [str(x.pattern) for x in found[0].layers] == ["2:4", "2:4"]
+    assert all(x.pattern.is_dense for x in found[1].layers)
+
+
 def test_a_level_is_what_loses_least_around_the_one_below():
     lower, upper = assign_levels(BOTH, RouteSpec.parse("latency=0.5,0.8"))
     others = []
@@ -138,14 +165,15 @@ def test_equal_levels_are_refused():
 
 
 def test_what_nests_in_what():
-    patterns = ["1:4", "2:4", "2:8", "8x1:4", "8x1:4k", "8x2:4k", "dense"]
+    patterns = ["1:4", "2:4", "2:8", "8x1:4", "8x1:4k", "8x2:4k", "skip", "dense"]
     pairs = {
         (a, b)
         for a, b in itertools.permutations(patterns, 2)
         if nests(Pattern.parse(a), Pattern.parse(b))
     }
     inside_dense = {(a, "dense") for a in patterns[:-1]}
-    assert pairs == {("1:4", "2:4"), ("8x1:4k", "8x2:4k"), *inside_dense}
+    skipped = {("skip", b) for b in patterns if b != "skip"}
+    assert pairs == {("1:4", "2:4"), ("8x1:4k", "8x2:4k"), *inside_dense, *skipped}
 
 
 NETWORKS = {

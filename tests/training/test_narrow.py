@@ -108,3 +108,42 @@ def test_tapped_values_are_those_of_whole_networks(tmp_path):
     assert len(taps[0].values) == len(taps[1].values) == 4
     for one, other in zip(*(tap.values for tap in taps), strict=True):
         torch.testing.assert_close(one, other)
+
+
+class Gated(nn.Module):
+    """As of IMDN: a residual branch whose channels are weighed by their mean and deviation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = conv(3, 8), conv(8, 3)
+        self.first, self.gate, self.join = conv(8, 8), conv(8, 8, 1), conv(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x)
+        y = F.leaky_relu(self.first(x), 0.1)
+        scale = self.gate(y.mean((2, 3), keepdim=True) + y.std((2, 3), correction=0, keepdim=True))
+        return self.tail(x + self.join(y * torch.sigmoid(scale)))
+
+
+def test_a_skipped_branch_is_not_computed_and_its_bias_is_trained(tmp_path, monkeypatch):
+    """A deviation of nothing would have no gradient."""
+    _, nested = nest(tmp_path, Gated(), ("skip", "dense"))
+    policy, network = trained(nested)
+    policy.set_level(0)
+    calls, whole = [], Narrow._convolved
+
+    def spy(self, x, weight, bias):
+        calls.append(tuple(weight.shape[:2]))
+        return whole(self, x, weight, bias)
+
+    monkeypatch.setattr(Narrow, "_convolved", spy)
+    x = image(nested.program)
+    given = network(x)
+    torch.testing.assert_close(given, nested.at(0)(x))
+    assert set(calls) == {(1, 1)}
+    given.square().sum().backward()
+    gradients = {name: p.grad for name, p in network.module.named_parameters()}
+    assert all(g is None or g.isfinite().all() for g in gradients.values())
+    assert gradients["join.bias"].abs().max() > 0
+    policy.set_level(1)
+    torch.testing.assert_close(network(x), nested.at(1)(x))

@@ -167,11 +167,11 @@ void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, con
             break;
         case Method::pairs: compute_pairs(kernels, parts, part, pack, job); break;
         case Method::sparse:
-            kernels.pack(pack);
+            if (!part.taps.empty()) kernels.pack(pack);
             kernels.conv_nm(job);
             break;
         case Method::halves:
-            kernels.pack_halves(pack);
+            if (!part.taps.empty()) kernels.pack_halves(pack);
             kernels.conv_halves(job);
             break;
         case Method::dense:

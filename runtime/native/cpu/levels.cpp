@@ -27,7 +27,7 @@ std::vector<float> kept_at(int level, const Layer& layer, const std::vector<int>
 // What is dense at the last level may be so below it, or all outputs keep the same there, or it is single weights.
 OperationRecord below(OperationRecord record, const std::vector<float>& kept, size_t outputs) {
     int32_t& family = record.params[kFamily];
-    if (family != static_cast<int32_t>(Family::dense) || outputs == 0) return record;
+    if (family != static_cast<int32_t>(Family::dense)) return record;
     const size_t row = kept.size() / outputs;
     const auto same = [](float a, float b) { return (a != 0.0f) == (b != 0.0f); };
     const bool shared = std::equal(kept.begin() + static_cast<ptrdiff_t>(row), kept.end(), kept.begin(), same);
@@ -44,6 +44,10 @@ Packings pack_levels(const OperationRecord& record, const Layer& layer,
     std::vector<float> above;
     for (size_t level = outputs.size(); level-- > 0;) {
         const std::vector<int>& own = outputs[level];
+        if (own.empty()) {
+            made.served[level] = kIdle;
+            continue;
+        }
         std::vector<float> kept = kept_at(static_cast<int>(level), layer, own);
         if (made.convs.empty() || own != outputs[level + 1] || kept != above) {
             const OperationRecord as = made.convs.empty() ? record : below(record, kept, own.size());

@@ -14,10 +14,11 @@
 namespace nmk {
 
 constexpr uint8_t kNever = 255;  // in place of the least level that keeps a weight
+constexpr size_t kIdle = ~size_t{0};  // in place of a packing, where nobody reads what the layer gives
 
 struct Packings {
-    std::vector<Conv> convs;  // none where a tile would be too large
-    std::vector<size_t> served;  // of each level: its packing
+    std::vector<Conv> convs;
+    std::vector<size_t> served;  // of each level: its packing, or kIdle; empty where a tile would be too large
 };
 
 // A convolution as its bytes have it: weights [out][in/groups][kh][kw] and levels alike, kNever where a weight is 0.

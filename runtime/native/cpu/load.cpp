@@ -161,6 +161,8 @@ public:
             Operation& operation = program_.operations[i];
             if (operation.kind() == Kind::conv2d) pack_conv(operation, layers_[i], readers);
             for (size_t level = 0; level < readers.size(); ++level) {
+                operation.idle.push_back(!readers[level].any_of(operation));
+                if (operation.idle[level]) continue;
                 const bool conv = operation.kind() == Kind::conv2d;
                 readers[level].add(operation, conv ? &operation.convs[operation.served[level]] : nullptr);
             }
@@ -219,7 +221,7 @@ private:
         std::vector<std::vector<int>> outputs;
         for (const Readers& own : readers) outputs.push_back(own.outputs_of(operation));
         Packings made = pack_levels(operation.record, layer, outputs, *program_.kernels);
-        require(!made.convs.empty(), "a convolution with too large a window");
+        require(!made.served.empty(), "a convolution with too large a window");
         operation.convs = std::move(made.convs), operation.served = std::move(made.served);
     }
 

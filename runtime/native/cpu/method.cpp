@@ -77,6 +77,8 @@ int64_t cost(const Conv& conv, Method method, const float* weights, const Kernel
 
 Method best_method(const Conv& conv, Family family, Precision precision,
                    const std::vector<float>& weights, const Kernels& kernels) {
+    // A skipped layer gives its bias, which lists of nothing do at once.
+    if (std::all_of(weights.begin(), weights.end(), [](float w) { return w == 0.0f; })) return Method::sparse;
     const bool halves = precision == Precision::fp16 && kernels.conv_halves != nullptr;
     const bool pairs = precision == Precision::bf16 && kernels.pair_layout != PairLayout::none &&
                        family != Family::sparse;

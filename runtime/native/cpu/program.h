@@ -24,7 +24,8 @@ struct Operation {
     OperationRecord record;
     std::vector<float> values[4];  // data[i] as floats; a conv2d keeps only bias and slopes here
     std::vector<Conv> convs;     // a conv2d's packings, the first for the last level
-    std::vector<size_t> served;  // of each level: its packing
+    std::vector<size_t> served;  // of each level: its packing, or kIdle
+    std::vector<bool> idle;      // of each level: nobody reads its result, and it is not run
 
     Kind kind() const { return static_cast<Kind>(record.kind); }
     int param(int index) const { return record.params[index]; }

@@ -51,6 +51,8 @@ private:
         return work_.view(program_, value, slot, thread);
     }
 
+    bool idle(const Stage& stage) const { return program_.operations[stage.index].idle[static_cast<size_t>(level_)]; }
+
     double& seconds(const Stage& stage, int thread) {
         return work_.seconds[static_cast<size_t>(thread) * program_.operations.size() + stage.index];
     }
@@ -89,7 +91,7 @@ private:
         } else if (stage.role == Role::store) {
             from_strips(in, outputs_[stage.index] + number_ * in.channels * in.height * in.width, lanes,
                         rows);
-        } else {
+        } else if (!idle(stage)) {
             const auto started = std::chrono::steady_clock::now();
             const View second = view(stage.reads[1].value, stage.reads[1].slot, thread);
             compute_rows({&program_.operations[stage.index], work_.plans[stage.index].data(), level_,
@@ -136,6 +138,7 @@ private:
 
     void moments(size_t index) {
         const Stage& stage = work_.stages.all[index];
+        if (idle(stage)) return;
         const View in = view(stage.reads[0].value, stage.reads[0].slot, 0);
         const View out = view(stage.value, stage.slot, 0);
         const Step step{&program_.operations[stage.index], nullptr, level_, program_.kernels, in, {}, out, nullptr};

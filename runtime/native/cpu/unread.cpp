@@ -13,13 +13,20 @@ Readers::Readers(const Program& program) : program_(program) {
     }
 }
 
+bool Readers::any_of(const Operation& operation) const {
+    const uint32_t output = operation.record.output;
+    uint32_t c = 0;
+    while (c < program_.values[output].channels && !is_read(output, c)) ++c;
+    return c < program_.values[output].channels;
+}
+
 std::vector<int> Readers::outputs_of(const Operation& operation) const {
     const OperationRecord& record = operation.record;
     const uint32_t channels = program_.values[record.output].channels, phases = record.shuffle * record.shuffle;
     // Groups have equally many outputs each, and a pixel shuffle is stored whole.
     const bool all = record.params[kGroups] != 1 || phases != 1;
     std::vector<int> found;
-    for (uint32_t c = 0; c < channels * phases; ++c) {
+    for (uint32_t c = 0; any_of(operation) && c < channels * phases; ++c) {
         if (all || is_read(record.output, c)) found.push_back(static_cast<int>(c));
     }
     return found;

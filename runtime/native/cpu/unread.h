@@ -15,10 +15,13 @@ class Readers {
 public:
     explicit Readers(const Program& program);
 
+    bool any_of(const Operation& operation) const;  // any channel of its result is read
+
     // The channels that a convolution must compute of its own, before a pixel shuffle.
     std::vector<int> outputs_of(const Operation& operation) const;
 
-    // Takes note of what an operation reads, given what is read of its result; a convolution by that packing of it.
+    // Takes note of what an operation reads, given what is read of its result, if anything; a convolution by that
+    // packing of it.
     void add(const Operation& operation, const Conv* conv);
 
 private:
