@@ -6,8 +6,8 @@ Every image is restored in turn by every engine, the adaptive one by tile and by
 efforts and at each level alone; head, overlap and blending count. What an effort gains is the time
 of the static engines at its PSNR, interpolated between them, over its own. `best choice` is
 about the most that a head could do: levels chosen by the errors themselves, tiles without overlap,
-the choice for free. With --mixed two test images make one: the flattest part of the one beside the
-part of the other with most detail.
+the choice for free. With --mixed test images make others: N x N flattest parts of some at the left,
+beside as many parts of others with most detail.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("adaptive", type=Path)
     parser.add_argument("--static", type=Path, nargs="+", required=True, metavar="ENGINE")
     parser.add_argument("--sets", nargs="+", required=True, metavar="SET")
-    parser.add_argument("--mixed", action="store_true")
+    parser.add_argument("--mixed", type=int, nargs="?", const=1, default=0, metavar="N")
     parser.add_argument("--images", type=int, help="the first so many of each set")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="of each image; the median counts")
@@ -78,26 +78,35 @@ def main() -> None:
         task, source = evaluation_set(name)
         with tempfile.TemporaryDirectory() as folder:
             if args.mixed:
-                source = mix(source, Task.parse(task), Path(folder))
+                source = mix(source, Task.parse(task), Path(folder), args.mixed)
             rows, others = _measured(args, Task.parse(task), source)
-        title = f"{args.adaptive.name} on {name}" + (", mixed" if args.mixed else "")
+        title = f"{args.adaptive.name} on {name}" + (f", mixed {args.mixed}" if args.mixed else "")
         _keep(args.out, title, {"threads": args.threads, "others": others, "rows": rows})
         print_table(title, rows)
 
 
-def mix(source: Source, task: Task, folder: Path) -> Source:
+def mix(source: Source, task: Task, folder: Path, count: int = 1) -> Source:
     """Writes clean images whose left half is flat and whose right half is full of detail.
 
     The images with the flattest squares give the left halves, the others the right ones: few
     photographs that are full of detail have a flat part of that size.
+
+    Args:
+        source: clean images.
+        task: its scale divides the squares.
+        folder: where images are written.
+        count: squares along a side of each half, every one of another image.
     """
     cleans = [as_channels(read_image(path), 3) for path in source.clean]
     step = 4 * task.scale
     side = min(_SIDE, *(min(clean.shape[:2]) for clean in cleans)) // step * step
     order = sorted(cleans, key=lambda clean: _details(clean, side).min())
-    for number in range(len(order) // 2):
-        halves = (_square(order[number], side, -1), _square(order[-1 - number], side, 1))
-        write_image(folder / f"{number:03}.png", np.hstack(halves))
+    for number in range(len(order) // (2 * count**2)):
+        own = slice(number * count**2, (number + 1) * count**2)
+        flat = [_square(clean, side, -1) for clean in order[own]]
+        detailed = [_square(clean, side, 1) for clean in order[::-1][own]]
+        rows = [np.hstack((*flat[i::count], *detailed[i::count])) for i in range(count)]
+        write_image(folder / f"{number:03}.png", np.vstack(rows))
     return Source.folder(folder)
 
 

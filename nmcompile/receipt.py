@@ -21,6 +21,7 @@ from nmcompile.convs import get_tensor, to_canonical
 from nmcompile.errors import NmcompileError
 from nmcompile.evaluate import evaluate
 from nmcompile.metrics import PROTOCOL, Quality, countable
+from nmcompile.pattern import DENSE, SKIP
 from nmcompile.plan import Layer
 from nmcompile.precision import LEAST_AGREEMENT_DB, Precision
 from nmcompile.program import Program
@@ -228,7 +229,7 @@ def _row(layer: Layer, program: Program) -> dict[str, Any]:
         "chosen_ms": chosen.latency_ms,
         "gain": gain,
         "kernel": chosen.kernel,
-        "status": "dense" if layer.pattern.is_dense else _status(chosen.kernel),
+        "status": _status(layer),
         "reason": layer.reason,
     }
 
@@ -237,9 +238,12 @@ def _gpu(ctx: Context) -> str | None:
     return ctx.target.gpu.name if isinstance(ctx.target, CudaTarget) else None
 
 
-def _status(kernel: str) -> str:
+def _status(layer: Layer) -> str:
     """What becomes of a layer's zeros."""
-    return OnnxTarget.note if kernel.startswith("onnxruntime.") else "sparse kernel"
+    if layer.pattern in (DENSE, SKIP):
+        return "dense" if layer.pattern == DENSE else "not computed"
+    outside = layer.chosen.kernel.startswith("onnxruntime.")
+    return OnnxTarget.note if outside else "sparse kernel"
 
 
 def _regions(folder: Path) -> list[dict[str, Any]]:

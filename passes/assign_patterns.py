@@ -185,6 +185,10 @@ def _assigned(plan: Plan, offered: Plan, chosen: list[int], why: str) -> Plan:
 def _uniform(program: Program, pattern: Pattern) -> Plan:
     """The pattern on every layer of the trunk that can take it; ends stay dense, as in SLS."""
     plan = program.the_plan
+    if pattern == SKIP:
+        raise NmcompileError(
+            f"{SKIP} on every layer leaves nothing of the network; make it a candidate (--patterns)"
+        )
     ends = end_layers(program)
     patterns, reasons = {}, {}
     for layer in plan.layers:

@@ -32,22 +32,23 @@ def test_best_choice_takes_the_slow_level_only_where_it_is_better():
     assert took == pytest.approx(10)
 
 
-def test_mixed_images_are_flat_at_the_left(tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_mixed_images_are_flat_at_the_left(tmp_path, count):
     random, paths = np.random.default_rng(0), []
-    for index in range(4):
+    for index in range(4 * count**2):
         image = np.full((96, 160, 3), 120, np.uint8)
         image[:, 70:] = random.integers(0, 256, (96, 90, 3))
         paths.append(tmp_path / f"{index}.png")
         write_image(paths[-1], image)
     (tmp_path / "mixed").mkdir()
-    made = mix(Source(tuple(paths)), Task.parse("sr:4"), tmp_path / "mixed")
+    made = mix(Source(tuple(paths)), Task.parse("sr:4"), tmp_path / "mixed", count)
     assert len(made.clean) == 2
     for path in made.clean:
         image = read_image(path)
-        assert image.shape == (96, 192, 3)
+        assert image.shape == (count * 96, count * 192, 3)
         left, right = (
-            np.abs(np.diff(half.astype(int), axis=1)).mean()
-            for half in (image[:, :96], image[:, 96:])
+            np.abs(np.diff(half.astype(int), axis=1)).mean() for half in np.split(image, 2, axis=1)
         )
         assert right > 2 * left
-        assert not np.diff(image[:, :70].astype(int), axis=1).any()
+        for first in range(0, count * 96, 96):
+            assert not np.diff(image[:, first : first + 70].astype(int), axis=1).any()

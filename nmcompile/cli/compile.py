@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="macs=FRACTION, latency=Nms, latency=FRACTIONx or drop=NdB (default drop=0.1dB)",
     )  # fmt: skip
     limits.add_argument(
-        "--patterns", metavar="N:M,...", help="candidate patterns, such as 2:4,64x2:4,8x2:4k,2:4c"
+        "--patterns", metavar="N:M,...", help="candidates, such as 2:4,64x2:4,8x2:4k,2:4c,skip"
     )
     limits.add_argument("--uniform", metavar="N:M", help="one pattern for the trunk, no search")
     limits.add_argument("--plan", type=Path, metavar="IN.json", help="take this plan's patterns")

@@ -247,3 +247,8 @@ def test_a_loss_limit_counts_a_branch_once():
     found = within_loss(BRANCH, 0.05)
     assert [str(x.pattern) for x in found.layers] == ["skip", "skip", "dense"]
     assert [str(x.pattern) for x in within_loss(BRANCH, 0.035).layers] == ["2:4", "2:4", "dense"]
+
+
+def test_a_network_is_not_skipped_as_a_whole(program, ctx):
+    with pytest.raises(NmcompileError, match="skip on every layer leaves nothing"):
+        assigned(program, dataclasses.replace(ctx, uniform=SKIP), "macs=0.5")

@@ -16,13 +16,41 @@ ActivationSpec activation_of(const Operation& operation) {
     return {record.activation, record.scalars[kLow], record.scalars[kHigh], operation.slopes()};
 }
 
+bool keeps_nothing(const Conv& conv) {
+    return conv.method == Method::sparse &&
+           std::all_of(conv.parts.begin(), conv.parts.end(), [](const Part& part) { return part.taps.empty(); });
+}
+
+// A residual and the bias: what a skipped end of its branch gives.
+void pass_on(const Step& step, const Conv& conv, const float* bias, Rows rows) {
+    const bool all = conv.places.empty();
+    const auto count = all ? step.output.channels : static_cast<int64_t>(conv.places.size());
+    rows.each(count, [&](int64_t index, int64_t y) {
+        const int64_t channel = all ? index : conv.places[static_cast<size_t>(index)];
+        PointwiseJob job{};
+        job.mode = static_cast<int32_t>(Pointwise::affine);
+        job.x = step.second.data + channel * step.second.plane + step.second.row_at(y);
+        job.y = step.output.data + channel * step.output.plane + step.output.row_at(y);
+        job.count = step.output.plane;
+        job.scale = 1.0f;
+        job.shift = bias == nullptr ? 0.0f : step.operation->record.scalars[kAlpha] * bias[channel];
+        step.kernels->pointwise(job);
+    });
+}
+
 void convolve(const Step& step, Rows rows) {
     const Operation& operation = *step.operation;
     const OperationRecord& record = operation.record;
     const float* bias = operation.values[kBias].empty() ? nullptr : operation.values[kBias].data();
     const Epilogue epilogue{bias, activation_of(operation), record.scalars[kAlpha], record.params[kResidual]};
     const size_t packing = operation.served[static_cast<size_t>(step.level)];
-    const ConvRun run{&operation.convs[packing], step.plans + packing, step.kernels, step.input,
+    const Conv& conv = operation.convs[packing];
+    const bool active = record.activation != static_cast<uint32_t>(Activation::none);
+    if (record.params[kResidual] != 0 && !active && keeps_nothing(conv)) {
+        pass_on(step, conv, bias, rows);
+        return;
+    }
+    const ConvRun run{&conv, step.plans + packing, step.kernels, step.input,
                       step.output, step.second, epilogue};
     run_conv(run, rows, step.scratch);
 }
