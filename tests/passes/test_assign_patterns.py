@@ -12,7 +12,7 @@ from nmcompile.budget import Budget
 from nmcompile.errors import NmcompileError
 from nmcompile.passes import analyze_cost, assign_patterns, measure_latency, measure_sensitivity
 from nmcompile.passes.assign_patterns import cost_quantity, end_layers, within_loss
-from nmcompile.pattern import DENSE, Pattern
+from nmcompile.pattern import DENSE, SKIP, Pattern
 from nmcompile.pipeline import run_passes
 from tests.networks import (
     HALF,
