@@ -93,7 +93,7 @@ def cost_quantity(plan: Plan) -> str:
 def _within_cost(plan: Plan, budget: Budget) -> Plan:
     offered = _paying(plan, budget)
     table = options(offered, lambda x: (x.loss or 0.0, cost_in(x, budget.quantity)))
-    dense = sum(options[0].cost for options in table)
+    dense = math.fsum(options[0].cost for options in table)
     limit = budget.limit * dense if budget.unit == "x" else budget.limit
     chosen = solve(table, limit)
     if chosen is None:

@@ -98,7 +98,7 @@ def settled(plan: Plan, spec: RouteSpec) -> RouteSpec:
     if spec.shares:
         return spec
     quantity = cost_quantity(plan)
-    dense = sum(cost_in(layer.choices[0], quantity) for layer in plan.layers)
+    dense = math.fsum(cost_in(layer.choices[0], quantity) for layer in plan.layers)
     least = least_cost(_table(gaining(plan), quantity)) / dense
     first = least + _ABOVE_LEAST * (1 - least)
     powers = [1 - level / (spec.count - 1) for level in range(spec.count)]
@@ -164,7 +164,7 @@ def _kept(above: Tensor, pruned: Tensor, within: Tensor, layer: Layer) -> Tensor
 def _assigned(plan: Plan, below: Plan | None, spec: RouteSpec, level: int) -> Plan:
     """The plan of a level, in which the one below it nests."""
     share, quantity = spec.shares[level], spec.quantity
-    dense = sum(cost_in(layer.choices[0], quantity) for layer in plan.layers)
+    dense = math.fsum(cost_in(layer.choices[0], quantity) for layer in plan.layers)
     offered = gaining(plan)
     if quantity == "macs" and least_cost(_table(offered, quantity)) > share * dense:
         offered = plan

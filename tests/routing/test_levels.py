@@ -273,3 +273,12 @@ def test_where_zeros_gain_no_time_levels_are_cheaper_in_macs(tmp_path):
     assert make_levels(program, ctx, RouteSpec(2)).costs[0] < 0.75
     with pytest.raises(NmcompileError, match=r"nearest possible is 1\.000"):
         make_levels(program, ctx, RouteSpec.parse("latency=0.5,1"))
+
+
+def test_the_last_level_may_be_dense_whatever_its_times_round_to():
+    tenths = plan(
+        *(layer(str(n), ("dense", 1000, 0.1, 0.0), ("2:4", 500, 0.05, 0.01)) for n in range(10))
+    )
+    assert time(tenths) < 1  # summed in turn, though they are 1
+    upper = assign_levels(tenths, RouteSpec.parse("latency=0.6,1"))[1]
+    assert all(x.pattern.is_dense for x in upper.layers)
