@@ -70,7 +70,7 @@ class Pattern:
         return self.v == ALL_OUTPUTS
 
     def _text(self) -> str:
-        if (self.v, self.n, self.m, self.whole) == _SKIPPED:
+        if self == SKIP:
             return "skip"
         if self.of_channels:
             return f"{self.n}:{self.m}c"

@@ -31,9 +31,7 @@ from nmcompile.training.batches import Patches
 from nmcompile.training.recipe import Recipe
 
 HEAD = "head.pt"
-PIXELS = (
-    3072 << 12
-)  # of all windows: 3072 of 64 x 64, a minute or two to measure; twice as many gained nothing
+PIXELS = 3072 << 12  # of all windows: 3072 of 64 x 64; twice as many gained nothing
 LEARNT, FITTED = 2 / 3, 1 / 6  # shares of the windows; on the rest the head is judged
 SHARPNESS = 10.0  # of the softmax over scores, whose unit is the first level's mean regret
 CLASS, AVERAGE = 0.01, 0.1  # weights of ClassSR's losses beside the regression's 1
