@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("adaptive", type=Path)
     parser.add_argument("--static", type=Path, nargs="+", required=True, metavar="ENGINE")
     parser.add_argument("--sets", nargs="+", required=True, metavar="SET")
-    parser.add_argument("--mixed", type=int, nargs="?", const=1, default=0, metavar="N")
+    parser.add_argument(
+        "--mixed", type=int, nargs="?", const=1, default=0, metavar="N", help="1 if not given"
+    )
     parser.add_argument("--images", type=int, help="the first so many of each set")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="of each image; the median counts")

@@ -48,8 +48,8 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     private = _private(channel_readers(program.module)) if native else {}
     if SKIP in (*ctx.patterns, ctx.uniform) and not native:
         raise NmcompileError(
-            f"pattern {SKIP}: target {ctx.target.name} would compute what is skipped; only a "
-            "network that libnmk runs as a whole leaves it out (--target cpu); leave it out"
+            f"pattern {SKIP}: target {ctx.target.name} would compute what is skipped, as libnmk "
+            "does not run the whole network (--target cpu may); name other --patterns"
         )
     serves = through(program.module) if SKIP in ctx.patterns else {}
     layers = []

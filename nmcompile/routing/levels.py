@@ -202,7 +202,7 @@ def _around(plan: Plan, below: Plan) -> Plan:
             for choice in layer.choices
             if choice.pattern != own.pattern
             and nests(own.pattern, choice.pattern)
-            and (not faster or choice.pattern.is_dense or gains(own, choice))
+            and (not faster or gains(own, choice))
         ]
         layers.append(dataclasses.replace(lower, choices=(own, *outer)))
     return plan.with_layers(layers)

@@ -51,6 +51,15 @@ def tensor():
     return np.random.default_rng(2).random((1, 3, 40, 52), np.float32)
 
 
+def check_portable(native, x):
+    """The native engine's own portable file is the same network, at each of its levels."""
+    files = dataclasses.replace(read_manifest(Path("engine")), executor="onnxruntime")
+    (Path("engine") / "manifest.json").write_text(json.dumps(dataclasses.asdict(files)))
+    other = load("engine", 1)
+    for level in range(3):
+        assert np.abs(other.at(level).run(x) - native.at(level).run(x)).max() < 1e-4
+
+
 @pytest.mark.parametrize("words", [[], [*TRAIN, "--route-by", "image", "--effort", "0.3"]])
 def test_a_native_engine_of_three_levels(place, capsys, words):
     assert main([*COMMAND, *words]) == 0
@@ -97,13 +106,7 @@ def test_a_level_that_skips_every_layer(place, capsys):
     bias = torch.load("weights.pt")["tail.bias"].reshape(1, 12, 1, 1).expand(1, 12, *x.shape[2:])
     near = x.repeat(2, 2).repeat(2, 3) + torch.nn.functional.pixel_shuffle(bias, 2).numpy()
     np.testing.assert_allclose(engine.at(0).run(x), near, rtol=0, atol=1e-6)
-    portable = read_manifest(Path("engine"))
-    (Path("engine") / "manifest.json").write_text(
-        json.dumps(dataclasses.asdict(dataclasses.replace(portable, executor="onnxruntime")))
-    )
-    other = load("engine", 1)
-    for level in range(3):
-        assert np.abs(other.at(level).run(x) - engine.at(level).run(x)).max() < 1e-4
+    check_portable(engine, x)
     assert main([*words, "--target", "onnx", "--route", "2"]) == 1
     assert "pattern skip: target onnx would compute" in capsys.readouterr().err
 
@@ -117,14 +120,7 @@ def test_an_engine_for_onnx_runtime_gives_what_the_native_one_does(place):
     for level in range(3):
         alone = portable.at(level).run(x)
         assert np.array_equal(portable.run(x, effort=level / 2), alone) or level == 1
-    # The native engine's own portable file is the same network.
-    files = read_manifest(Path("engine"))
-    (Path("engine") / "manifest.json").write_text(
-        json.dumps(dataclasses.asdict(dataclasses.replace(files, executor="onnxruntime")))
-    )
-    other = load("engine", 1)
-    for level in range(3):
-        assert np.abs(other.at(level).run(x) - native.at(level).run(x)).max() < 1e-4
+    check_portable(native, x)
 
 
 def test_a_run_that_was_cut_off_is_gone_on_with(place, capsys, monkeypatch):

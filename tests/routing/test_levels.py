@@ -87,8 +87,7 @@ def test_a_branch_that_is_skipped_comes_back_at_the_level_above():
     assert found[0].loss == pytest.approx(0.04)
 
 
-def test_the_last_level_may_be_dense_whatever_it_takes():
-    """Where noise has a pattern below take as long as the dense layer."""
+def test_a_pattern_that_is_slower_than_dense_is_no_step_between_levels():
     even = plan(
         layer("a", ("dense", 1000, 4.0, 0.0), ("2:4", 500, 3.0, 0.01), ("3:4", 750, 4.1, 0.005)),
         layer("b", ("dense", 1000, 2.99, 0.0), ("2:4", 500, 2.9, 0.01)),

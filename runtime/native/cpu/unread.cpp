@@ -26,7 +26,8 @@ std::vector<int> Readers::outputs_of(const Operation& operation) const {
     // Groups have equally many outputs each, and a pixel shuffle is stored whole.
     const bool all = record.params[kGroups] != 1 || phases != 1;
     std::vector<int> found;
-    for (uint32_t c = 0; any_of(operation) && c < channels * phases; ++c) {
+    if (!any_of(operation)) return found;
+    for (uint32_t c = 0; c < channels * phases; ++c) {
         if (all || is_read(record.output, c)) found.push_back(static_cast<int>(c));
     }
     return found;
