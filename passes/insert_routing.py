@@ -35,7 +35,8 @@ def insert_routing(
 
     Args:
         nested: the levels; left as it is.
-        head: image [N, C, h, w] -> scores [N, K, 1, 1]; its weights become routing.head.*.
+        head: image [N, C, h, w] -> K scores and the difficulty, [N, K + 1, 1, 1]; its weights
+            become routing.head.*. Each image is one window: its difficulty decides nothing.
         offsets: [K], added to the scores: -bias(effort) * cost.
         mode: `mixture`: sum_i softmax(sharpness * (scores + offsets))_i * level_i(image), which
             trains (as in ClassSR, Kong et al., CVPR 2021); all levels are computed, what they
@@ -50,7 +51,8 @@ def insert_routing(
     _hold(module, nested, head, offsets)
     graph = fx.Graph()
     inputs = [graph.node_copy(node) for node in _placeholders(module)]
-    scores = _add_head(graph, head, inputs[0])
+    said = _add_head(graph, head, inputs[0])
+    scores = graph.call_function(aten.slice.Tensor, (said, 1, 0, nested.count))
     sums = graph.call_function(aten.add.Tensor, (scores, graph.get_attr(OFFSETS)))
     if mode == "mixture":
         sharp = graph.call_function(aten.mul.Tensor, (sums, sharpness))
@@ -81,7 +83,7 @@ def _least(nested: Nested) -> dict[str, str]:
 
 
 def _add_head(graph: fx.Graph, head: Program, image: fx.Node) -> fx.Node:
-    """Copies the head's nodes; gives that of the scores."""
+    """Copies the head's nodes; gives that of its output."""
     copies: Nodes = {}
     for node in head.module.graph.nodes:
         if node.op == "placeholder":

@@ -1,4 +1,4 @@
-"""A routed engine's files + windows -> scores of every level, and the network at any level."""
+"""A routed engine's files + windows -> what the head says of them, and the network at any level."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nmcompile.runtime.pixels import Tensor
 from nmcompile.runtime.routing import forced
 
 HEAD = "head.nmk"
-_SCORES, _OFFSETS = "scores", "offsets"
+_SAID, _OFFSETS = ["scores", "difficulty"], "offsets"
 
 
 class Routed(Protocol):
@@ -34,8 +34,8 @@ class Routed(Protocol):
     levels: int
     threads: int
 
-    def scores(self, windows: Tensor) -> Tensor:
-        """N x C x H x W -> N x K, the head's score of every level."""
+    def ask(self, windows: Tensor) -> Tensor:
+        """N x C x H x W -> N x (K + 1), the head's scores of K levels and the difficulty."""
         ...
 
     def at(self, inputs: Mapping[str, NDArray[Any]], level: int, threads: int) -> Tensor:
@@ -83,19 +83,19 @@ class NativeRouted:
         self.isa: str | None = self._network.isa
         self.levels, self.threads = levels, threads
 
-    def scores(self, windows: Tensor) -> Tensor:
-        """N x C x H x W -> N x K.
+    def ask(self, windows: Tensor) -> Tensor:
+        """N x C x H x W -> N x (K + 1).
 
         A thread each for its share of the windows: they are small, and threads that share one wait
         for each other (24 of 64x64 took 12.6 ms so, 3.5 ms apart).
         """
         if len(windows) < self.threads:
-            return self._scores(windows, self.threads)
+            return self._ask(windows, self.threads)
         with ThreadPoolExecutor(self.threads) as pool:
             shares = np.array_split(windows, self.threads)
-            return np.concatenate(list(pool.map(self._scores, shares)))
+            return np.concatenate(list(pool.map(self._ask, shares)))
 
-    def _scores(self, windows: Tensor, threads: int = 1) -> Tensor:
+    def _ask(self, windows: Tensor, threads: int = 1) -> Tensor:
         (found,) = self._head.run([windows], threads)
         return found.reshape(len(found), -1)
 
@@ -127,16 +127,16 @@ class OrtRouted:
         self._image, self._extras = manifest.input_name, manifest.extra_inputs
         self.levels = levels
 
-    def scores(self, windows: Tensor) -> Tensor:
-        """N x C x H x W -> N x K, one by one; the network itself does not run."""
+    def ask(self, windows: Tensor) -> Tensor:
+        """N x C x H x W -> N x (K + 1), one by one; the network itself does not run."""
         # ONNX Runtime wants the network's further inputs too, though nothing reads them.
         shape = (1, *windows.shape[1:])
         given = {extra.name: filled(extra, extra.value, shape) for extra in self._extras}
         found = [
-            self._session.run({self._image: window[None], **given}, [_SCORES], only=True)[0]
+            self._session.run({self._image: window[None], **given}, _SAID, only=True)
             for window in windows
         ]
-        return np.concatenate(found)
+        return np.concatenate([np.concatenate(said, axis=1) for said in found])
 
     def at(self, inputs: Mapping[str, NDArray[Any]], level: int, threads: int) -> Tensor:
         """The network's output at a level; NmcompileError if it needs more memory than there is."""

@@ -21,7 +21,7 @@ from nmcompile.runtime.routing import (
     Route,
     Routes,
     bias_at,
-    checked_scores,
+    image_scores,
     levels_of,
     offsets_of,
     window_in,
@@ -121,12 +121,12 @@ class Router:
 
     def _scores(self, windows: Tensor) -> Tensor:
         self._routes.look(windows.size // windows.shape[1])
-        return self._routed.scores(windows)
+        return image_scores(self._routed.ask(windows), self._routed.levels)
 
     def _areas(self, rows: Sequence[Cut], columns: Sequence[Cut], scores: Tensor) -> list[Area]:
         """The areas of an image; overlap costs what pixels do that are restored."""
         routing, shape = self._routing, (len(rows), len(columns), -1)
-        values = checked_scores(scores, routing) + offsets_of(routing, self._effort)
+        values = scores + offsets_of(routing, self._effort)
         bias = max(bias_at(routing, self._effort), _LEAST_PRICE * np.abs(routing.bias).max())
         pixels = rows[-1].inner.stop * columns[-1].inner.stop / len(scores)
         prices = [bias * time / pixels for time in routing.times]

@@ -1,4 +1,4 @@
-"""A difficulty head's scores + an effort -> the level of each window; what was chosen, counted."""
+"""What a difficulty head says + an effort -> the level of each window; what was chosen, counted."""
 
 from __future__ import annotations
 
@@ -74,28 +74,37 @@ def levels_of(scores: NDArray[np.floating], routing: Routing, effort: float) -> 
     bias is interpolated linearly; of equal levels the cheapest wins.
 
     Args:
-        scores: N x K, what the head says of K levels; higher is better.
+        scores: N x K, see `image_scores`; higher is better.
         routing: the engine's.
         effort: 0..1.
-
-    Raises:
-        NmcompileError: another number of scores than the engine has levels.
     """
-    scores = checked_scores(scores, routing)
     if effort in (0, 1):
         return np.full(len(scores), (scores.shape[1] - 1) * int(effort), np.intp)
     chosen: NDArray[np.intp] = np.argmax(scores + offsets_of(routing, effort), axis=1)
     return chosen
 
 
-def checked_scores(scores: NDArray[np.floating], routing: Routing) -> NDArray[np.floating]:
-    """The scores, N x K; NmcompileError for another number than the engine has levels."""
-    count = len(routing.costs)
-    if scores.ndim != 2 or scores.shape[1] != count:
+def image_scores(said: NDArray[np.floating], levels: int) -> NDArray[np.floating]:
+    """What the head says of all windows of an image -> their scores, N x K.
+
+    Quality is the image's PSNR, which changes by a share of the image's error. The head sees one
+    window, and scores levels by shares of that window's own error; they count by how much of the
+    image's error the window has.
+
+    Args:
+        said: N x (K + 1), K scores and the difficulty: the logarithm of the last level's error.
+        levels: K.
+
+    Raises:
+        NmcompileError: what is said is of another number of levels.
+    """
+    if said.ndim != 2 or said.shape[1] != levels + 1:
         raise NmcompileError(
-            f"the head gives scores of shape {scores.shape}, expected N x {count}, one for each "
-            "level; compile the engine again"
+            f"the head's output has the shape {said.shape}, expected N x {levels + 1}, a score for "
+            "each level and the difficulty; compile the engine again"
         )
+    errors = np.exp(said[:, -1:] - said[:, -1].max())
+    scores: NDArray[np.floating] = said[:, :-1] * (errors / errors.mean())
     return scores
 
 

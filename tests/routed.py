@@ -65,7 +65,7 @@ def network(channels: int = 3, scale: int = 1, same: bool = False) -> bytes:
 
 
 def head(channels: int = 3) -> bytes:
-    """A native program: scores of 3 levels by the mean of |Laplacian|, its activity."""
+    """A native program: scores of 3 levels by the mean of |Laplacian|; all is as difficult."""
     laplace = np.zeros((2, channels, 3, 3), np.float32)
     laplace[0], laplace[1] = _LAPLACE / channels, -_LAPLACE / channels
     score, bias = _scores()
@@ -76,15 +76,15 @@ def head(channels: int = 3) -> bytes:
         Operation(Kind.CONV2D, (2,), 3, ConvShape((1, 1)).params(),
                   data=conv_data(score, bias, False)),
     ]  # fmt: skip
-    counts = [channels, 2, 2, 3]
+    counts = [channels, 2, 2, 4]
     values = [Value(index, 0, count) for index, count in enumerate(counts)]
     return pack(counts, values, steps, 1, [3])
 
 
 def _scores() -> tuple[np.ndarray, np.ndarray]:
     """Level k beats the one below from the activity on at which it begins."""
-    weight = np.array([0, 100, 200], np.float32)[:, None, None, None] * np.ones((1, 2, 1, 1))
-    return weight.astype(np.float32), np.float32([0, -100 * _FLAT, -100 * (_FLAT + _ROUGH)])
+    weight = np.array([0, 100, 200, 0], np.float32)[:, None, None, None] * np.ones((1, 2, 1, 1))
+    return weight.astype(np.float32), np.float32([0, -100 * _FLAT, -100 * (_FLAT + _ROUGH), 0])
 
 
 def native(
@@ -127,6 +127,7 @@ def portable(folder: Path) -> Path:
         "laplace": laplace.astype(np.float32), "ones": np.float32([[0, 100], [0, 100]]),
         "bias": np.float32([[0, -100 * _FLAT]]), "one": np.float32(1), "two": np.float32(2),
         "offsets": np.zeros(2, np.float32), "shape": np.int64([1, 2]), "top": np.int64([1]),
+        "alike": np.float32([[0]]),
     }  # fmt: skip
     nodes = [
         node("Mul", ["image", "gain"], "louder"),
@@ -138,6 +139,7 @@ def portable(folder: Path) -> Path:
         node("Add", ["weighed", "bias"], "scores"),
         node("Add", ["scores", "offsets"], "shifted"),
         node("ArgMax", ["shifted"], "level", axis=1, keepdims=0),
+        node("Identity", ["alike"], "difficulty"),
         node("Equal", ["level", "top"], "is_top"),
         node("If", ["is_top"], "restored", then_branch=branch("two"), else_branch=branch("one")),
     ]
@@ -148,7 +150,7 @@ def portable(folder: Path) -> Path:
         [value("image", image, sizes), value("gain", image, [1, 1, 1, 1]),
          value("offsets", image, [2])],
         [value("restored", image, sizes), value("level", TensorProto.INT64, [1]),
-         value("scores", image, [1, 2])],
+         value("scores", image, [1, 2]), value("difficulty", image, [1, 1])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])

@@ -1,6 +1,7 @@
 """Nested levels + a difficulty head -> one portable ONNX file that routes an image by itself.
 
-    image [1, C, H, W], offsets [K] -> output [1, C, sH, sW], level [1] int64, scores [1, K]
+    image [1, C, H, W], offsets [K] -> output [1, C, sH, sW], level [1] int64, scores [1, K],
+                                       difficulty [1, 1]
 
 The level is argmax(scores + offsets); offsets have a default, and 1e9 at one level forces it. The
 levels are branches of a chain of `If`. The weights are there once, outside of the branches, beside
@@ -37,7 +38,9 @@ from nmcompile.routing.nested import NEVER, Nested
 from nmcompile.runtime.executor import OrtExecutor
 from nmcompile.runtime.routing import forced
 
-OFFSETS, LEVEL, SCORES, OUTPUT = "offsets", "level", "scores", "output"
+OFFSETS, LEVEL, OUTPUT = "offsets", "level", "output"
+SCORES, DIFFICULTY = "scores", "difficulty"
+_SAID = "said"
 _LEVELLED = "levelled_"
 _BITS = 8  # of a byte of the levels' bit planes
 Rename = Callable[[str], str]
@@ -48,7 +51,7 @@ def export_routed(nested: Nested, head: Program, offsets: Sequence[float], path:
 
     Args:
         nested: the levels.
-        head: image [N, C, h, w] -> scores [N, K, 1, 1].
+        head: image [N, C, h, w] -> K scores and the difficulty, [N, K + 1, 1, 1].
         offsets: [K], the default ones: -bias(effort) * cost.
         path: of the file.
 
@@ -77,12 +80,12 @@ def check_routed(nested: Nested, head: Program, offsets: Sequence[float], path: 
     given: dict[str, NDArray[Any]] = dict(
         zip(names, (value.numpy() for value in interface.arguments(image)), strict=True)
     )
-    executor, scores = OrtExecutor(path, 1), head(image).flatten().numpy()
-    free = int(np.argmax(scores + np.asarray(offsets, np.float32)))
+    executor, told = OrtExecutor(path, 1), head(image).flatten().numpy()
+    free = int(np.argmax(told[:-1] + np.asarray(offsets, np.float32)))
     for own, level in ((True, free), *((False, level) for level in range(nested.count))):
         if not own:
             given[OFFSETS] = forced(level, nested.count).astype(np.float32)
-        found, chosen, said = executor.run(given, [OUTPUT, LEVEL, SCORES])
+        found, chosen, *rest = executor.run(given, [OUTPUT, LEVEL, SCORES, DIFFICULTY])
         expected = nested.at(level)(image).numpy()
         apart = float(np.abs(found - expected).max()) / interface.value_range
         if int(chosen[0]) != level or not apart <= TOLERANCE:
@@ -90,15 +93,16 @@ def check_routed(nested: Nested, head: Program, offsets: Sequence[float], path: 
                 f"the ONNX form of this network takes level {int(chosen[0])} where the head takes "
                 f"{level}, and differs by {apart:.2g} of its range; please report the network"
             )
-        if not np.allclose(said[0], scores, rtol=1e-3, atol=1e-3):
+        said = np.concatenate(rest, axis=1)[0]
+        if not np.allclose(said, told, rtol=1e-3, atol=1e-3):
             raise NmcompileError(
-                f"the ONNX form of the difficulty head gives {said[0]} instead of {scores}; please "
+                f"the ONNX form of the difficulty head gives {said} instead of {told}; please "
                 "report the network"
             )
 
 
 def _head_model(head: Program, path: Path) -> ModelProto:
-    write_onnx(export_program(head), head.interface, path, [SCORES])
+    write_onnx(export_program(head), head.interface, path, [_SAID])
     return _loaded(path)
 
 
@@ -208,6 +212,7 @@ def _model(
             *outputs,
             helper.make_tensor_value_info(LEVEL, TensorProto.INT64, [1]),
             helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, [1, count]),
+            helper.make_tensor_value_info(DIFFICULTY, TensorProto.FLOAT, [1, 1]),
         ],
         parts.initializers,
     )
@@ -232,8 +237,11 @@ def _add_head(parts: _Parts, scoring: ModelProto, image: str, offsets: Sequence[
         tensor.name = prefix + tensor.name
         parts.initializers.append(tensor)
     parts.hold(OFFSETS, np.asarray(offsets, np.float32))
-    parts.hold("route/scores_shape", np.array([1, -1], np.int64))
-    parts.add("Reshape", [rename(made.name), "route/scores_shape"], SCORES)
+    parts.hold("route/said_shape", np.array([1, -1], np.int64))
+    parts.hold("route/said_sizes", np.array([len(offsets), 1], np.int64))
+    parts.add("Reshape", [rename(made.name), "route/said_shape"], "route/said")
+    halves = ["route/said", "route/said_sizes"], [SCORES, DIFFICULTY]
+    parts.nodes.append(helper.make_node("Split", *halves, "route/split", axis=1))
     parts.add("Add", [SCORES, OFFSETS], "route/sums")
     parts.add("ArgMax", ["route/sums"], LEVEL, axis=1, keepdims=0)
 

@@ -21,7 +21,8 @@ from nmcompile.passes.insert_routing import HEAD, SHARES, insert_routing
 from nmcompile.plan import Plan
 from nmcompile.program import Program
 from nmcompile.routing.head import Head, head_program
-from nmcompile.routing.heading import AVERAGE, CLASS, SHARPNESS, Headed, fit, measured
+from nmcompile.routing.heading import Headed, fit, measured
+from nmcompile.routing.learning import AVERAGE, CLASS, SHARPNESS
 from nmcompile.routing.losses import average_loss, class_loss
 from nmcompile.routing.nested import Nested
 from nmcompile.training import checkpoint

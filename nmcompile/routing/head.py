@@ -1,4 +1,4 @@
-"""Channels and levels -> a difficulty head: a small network that scores each level for an image.
+"""Channels and levels -> a difficulty head: a small network that scores each level for a window.
 
 The head is strided from its first convolution on, as ClassSR's classifier is (Kong et al., CVPR
 2021), and goes on striding, so that it takes 912 multiply-accumulates for each pixel of a colour
@@ -32,7 +32,11 @@ _TRACED = (3, 44, 60)  # N, H and W: numbers that a graph does not take for one 
 
 
 class Head(nn.Module):
-    """Scores of each level, higher where the level suits the image better.
+    """Scores of each level for a window, and how difficult it is.
+
+    A score is higher where the level suits the window better, as a share of the window's own error;
+    the difficulty is the logarithm of that error. So an image's windows can be compared with each
+    other, see nmcompile.runtime.routing.image_scores.
 
     Attributes:
         value_range: of the images.
@@ -46,16 +50,19 @@ class Head(nn.Module):
         self.first = nn.Conv2d(channels, width, _CELL, stride=_CELL)
         self.second = nn.Conv2d(width, width, 3, stride=2, padding=1)
         self.third = nn.Conv2d(width, width, 3, stride=2, padding=1)
-        self.scores = nn.Conv2d(width, levels, 1)
+        self.last = nn.Conv2d(width, levels + 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[N, C, h, w] in the network's range, h and w at least 4 -> [N, K, 1, 1]."""
+        """[N, C, h, w] in the network's range, h and w at least 4 -> [N, K + 1, 1, 1].
+
+        The difficulty is the last.
+        """
         x = image if self.value_range == 1 else image / self.value_range
         x = F.leaky_relu(self.first(x), _SLOPE)
         x = F.leaky_relu(self.second(x), _SLOPE)
         x = F.leaky_relu(self.third(x), _SLOPE)
-        scores: Tensor = self.scores(x.mean((2, 3), keepdim=True))
-        return scores
+        said: Tensor = self.last(x.mean((2, 3), keepdim=True))
+        return said
 
     def settle(self, images: Tensor) -> None:
         """Begins where training moves: outputs of each convolution vary by 1 on these images.
@@ -75,8 +82,8 @@ class Head(nn.Module):
     def macs(self, height: int, width: int) -> int:
         """Multiply-accumulates on one image of that size, counted as the plan counts a layer's."""
         total = 0
-        for layer in (self.first, self.second, self.third, self.scores):
-            if layer is self.scores:
+        for layer in (self.first, self.second, self.third, self.last):
+            if layer is self.last:
                 height = width = 1
             (k, _), (s, _), pad = layer.kernel_size, layer.stride, int(layer.padding[0])
             height, width = ((n + 2 * pad - k) // s + 1 for n in (height, width))
@@ -146,7 +153,7 @@ def cost_of(head: Head, dense: Program, window: int) -> float:
 
 
 def head_program(head: Head, nested: Nested, folded: bool = True) -> Program:
-    """The head as a program: an image [N, C, h, w] in the network's range -> [N, K, 1, 1].
+    """The head as a program: an image [N, C, h, w] in the network's range -> [N, K + 1, 1, 1].
 
     Args:
         head: the module, left as it is.

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nmcompile.context import Context
-from nmcompile.progress import Reporter
-from nmcompile.routing.calibrating import best_levels, calibrate, judge, price_of
+from nmcompile.routing.calibrating import calibrate, judge
 from nmcompile.routing.head import Head, cost_of, head_for
-from nmcompile.routing.losses import average_loss, class_loss, regression_loss
+from nmcompile.routing.learning import TINY, learn
 from nmcompile.routing.nested import Nested
 from nmcompile.routing.windows import Windows, draw, measure
+from nmcompile.runtime.routing import image_scores
 from nmcompile.training import checkpoint
 from nmcompile.training.batches import Patches
 from nmcompile.training.recipe import Recipe
@@ -33,15 +33,8 @@ from nmcompile.training.recipe import Recipe
 HEAD = "head.pt"
 PIXELS = 3072 << 12  # of all windows: 3072 of 64 x 64; twice as many gained nothing
 LEARNT, FITTED = 2 / 3, 1 / 6  # shares of the windows; on the rest the head is judged
-SHARPNESS = 10.0  # of the softmax over scores, whose unit is the first level's mean regret
-CLASS, AVERAGE = 0.01, 0.1  # weights of ClassSR's losses beside the regression's 1
-_TINY = 1e-20  # less than any error of 8 bits
-STEPS = 1000  # twice as many overfit: on images of their own, IMDN lost 0.01 dB by them
-_BATCH = 64
-_RATES = Recipe(steps=STEPS, lr=3e-3)
 _SETTLED = 256  # windows
 _LEAST = 96  # likewise
-_EFFORTS = 19  # prices that the head meets while it learns
 
 
 @dataclass(frozen=True)
@@ -108,56 +101,49 @@ def fit(
     costs = np.asarray(times)
     first = round(LEARNT * len(windows))
     last = first + round(FITTED * len(windows))
-    learn(head, windows.part(0, first), costs, recipe.seed, ctx.reporter)
-    fitted, held = windows.part(first, last), windows.part(last, len(windows))
-    found = calibrate(scores_of(head, fitted.images), fitted.errors.numpy(), costs)
-    judged = judge(scores_of(head, held.images), held.errors.numpy(), costs)
+    errors = by_image(windows)
+    learn(head, windows.part(0, first), errors[:first], costs, recipe.seed, ctx.reporter)
+    scores = scores_of(head, windows)
+    found = calibrate(scores[first:last], errors[first:last].numpy(), costs)
+    judged = judge(scores[last:], errors[last:].numpy(), costs)
     window = windows.images.shape[2]
     share = cost_of(head, nested.program, window)
     facts = {
         "windows": len(windows), "window": window, "width": head.width,
-        "cost": round(share, 5), "level_psnr": _psnrs(held.errors), **found.facts,
+        "cost": round(share, 5), "level_psnr": _psnrs(errors[last:]), **found.facts,
         "held_out": judged,
     }  # fmt: skip
     return Headed(head, found.bias, found.effort, found.shares, share, facts, found.notes)
 
 
 def measured(nested: Nested, data: Patches, recipe: Recipe, ctx: Context, window: int) -> Windows:
-    """The windows; their errors from a checkpoint of the same levels where a run is resumed.
-
-    The errors are weighted so that images count alike, see `by_image`.
-    """
+    """The windows; their errors from a checkpoint of the same levels where a run is resumed."""
     count = max(_LEAST, PIXELS // window**2)
     asked = f"{_digest(nested, recipe)} {window} {count} {ctx.task}"
     path = None if recipe.checkpoint is None else recipe.checkpoint / HEAD
     if recipe.resume and path is not None and path.is_file():
-        windows = draw(data, window, checkpoint.read_for(path, asked)["errors"])
-    else:
-        windows = measure(nested, data, window, count, ctx)
-        if path is not None:
-            _keep(path, {"digest": asked, "errors": windows.errors}, ctx)
-    images = torch.tensor([data.image_of(number) for number in range(count)])
-    return Windows(windows.images, by_image(windows.errors, images))
+        return draw(data, window, checkpoint.read_for(path, asked)["errors"])
+    windows = measure(nested, data, window, count, ctx)
+    if path is not None:
+        _keep(path, {"digest": asked, "errors": windows.errors}, ctx)
+    return windows
 
 
-def by_image(errors: Tensor, images: Tensor) -> Tensor:
-    """Errors over those that the last level makes on the same image, times what it makes on all.
+def by_image(windows: Windows) -> Tensor:
+    """[N, K] errors over what the last level errs on the same image, times what it errs on all.
 
     Quality is a mean of PSNR, and PSNR changes by a share of an image's error: what is gained on a
     smooth image counts as much as a hundred times of it on a rough one. Within an image errors add
     up as they are. One window of the average error stands beside those of each image, as there may
     be few.
-
-    Args:
-        errors: [N, K] of windows.
-        images: [N], the image of each.
     """
-    last = errors[:, -1]
-    _, places, counts = images.unique(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(counts), dtype=errors.dtype).index_add(0, places, last)
+    last = windows.errors[:, -1]
+    _, places, counts = windows.sources.unique(return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(counts), dtype=last.dtype).index_add(0, places, last)
     means = (sums + last.mean()) / (counts + 1)
-    weights: Tensor = last.mean() / means.clamp_min(_TINY)
-    return errors * weights[places, None]
+    weights = last.mean() / means.clamp_min(TINY)
+    errors: Tensor = windows.errors * weights[places, None]
+    return errors
 
 
 def _keep(path: Path, content: dict[str, Any], ctx: Context) -> None:
@@ -171,79 +157,15 @@ def _keep(path: Path, content: dict[str, Any], ctx: Context) -> None:
         )
 
 
-def learn(
-    head: Head, windows: Windows, costs: NDArray[np.float64], seed: int, reporter: Reporter
-) -> None:
-    """Adam over the windows, turned at random, at a random effort in each step."""
-    regrets = _regrets(windows.errors)
-    rising = torch.from_numpy((costs - costs[0]) / (costs[-1] - costs[0])).float()
-    prices, shares = _answers(regrets, rising)
-    generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(head.parameters(), lr=_RATES.lr)
-    with reporter.stage("difficulty head", STEPS) as show:
-        for step in range(STEPS):
-            chosen = torch.randint(len(windows), (_BATCH,), generator=generator)
-            effort = int(torch.randint(len(prices), (), generator=generator))
-            loss = _loss(
-                head(_turned(windows.images[chosen], generator)).flatten(1),
-                regrets[chosen], rising, prices[effort], shares[effort],
-            )  # fmt: skip
-            optimiser.param_groups[0]["lr"] = _RATES.rate(step / STEPS)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            show()
-
-
-def _loss(scores: Tensor, regrets: Tensor, rising: Tensor, price: Tensor, wanted: Tensor) -> Tensor:
-    """Of a batch at one price of cost; `wanted` are the shares that the best choice gives there.
-
-    The regression carries it: on EDSR's levels the other two, which ClassSR has nothing beside,
-    neither gained nor lost 0.02 dB. They decide windows between two levels, and keep levels in use.
-    """
-    soft = (SHARPNESS * (scores - price * rising)).softmax(1)
-    fitted = regression_loss(scores, regrets)
-    return fitted + CLASS * class_loss(soft) + AVERAGE * average_loss(soft, wanted)
-
-
-def _regrets(errors: Tensor) -> Tensor:
-    """[N, K]: what each level errs beyond the last one, 1 being the first level's mean.
-
-    Errors are compared as they are and not in dB: an image's PSNR is that of its windows' mean
-    error, so that a window of little error matters little in it.
-    """
-    beyond = errors - errors[:, -1:]
-    return (beyond / beyond[:, 0].abs().mean().clamp_min(_TINY)).float()
-
-
-def _answers(regrets: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
-    """Prices at which the best choice costs shares evenly spaced over 0..1, and its shares.
-
-    Returns:
-        [E] prices and [E, K] shares of the levels.
-    """
-    known, costs = -regrets.double().numpy(), rising.double().numpy()
-    prices, shares = [], []
-    for wanted in np.linspace(0, 1, _EFFORTS + 2)[1:-1]:
-        price = price_of(known, costs, float(wanted))
-        best = best_levels(known, price, costs)
-        prices.append(price)
-        shares.append(np.bincount(best, minlength=len(costs)) / len(best))
-    return torch.tensor(prices).float(), torch.tensor(np.array(shares)).float()
-
-
-def _turned(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The windows flipped and turned, all alike: the errors are the same but for the noise."""
-    flips = torch.randint(2, (3,), generator=generator).tolist()
-    images = images.flip([axis for axis in (2, 3) if flips[axis - 2]])
-    return images.transpose(2, 3) if flips[2] else images
-
-
-def scores_of(head: Head, images: Tensor) -> NDArray[np.float64]:
-    """[N, K] scores of windows."""
+def scores_of(head: Head, windows: Windows) -> NDArray[np.float64]:
+    """[N, K] scores of windows, each among all that are of its image."""
     with torch.no_grad():
-        found = torch.cat([head(part).flatten(1) for part in images.split(256)])
-    return found.double().numpy()
+        said = torch.cat([head(part).flatten(1) for part in windows.images.split(256)])
+    known, sources = said.double().numpy(), windows.sources.numpy()
+    found = np.empty((len(known), known.shape[1] - 1))
+    for source in np.unique(sources):
+        found[sources == source] = image_scores(known[sources == source], found.shape[1])
+    return found
 
 
 def _psnrs(errors: Tensor) -> list[float]:

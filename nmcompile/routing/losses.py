@@ -1,7 +1,7 @@
 """Scores of levels for windows -> what is wrong with them: losses that a head is trained by.
 
 ClassSR (Kong et al., CVPR 2021) has `class_loss` and `average_loss`, for branches of equal shares;
-here they are for K levels and any shares. `regression_loss` is ours.
+here they are for K levels and any shares. The other two are ours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _TAIL = 0.3
+_LEAST_VARIANCE = 0.01  # where errors differ by less than a tenth, they are alike
 
 
 def class_loss(shares: Tensor) -> Tensor:
@@ -46,3 +47,14 @@ def regression_loss(scores: Tensor, regrets: Tensor) -> Tensor:
         regrets: [N, K], 0 at the last level.
     """
     return F.smooth_l1_loss(scores - scores[:, -1:], -regrets, beta=_TAIL)
+
+
+def difficulty_loss(said: Tensor, difficulty: Tensor, variance: float) -> Tensor:
+    """How far a window's difficulty is from what the head says: 1 if it says always the mean.
+
+    Args:
+        said: [N].
+        difficulty: [N].
+        variance: of the difficulty over all windows.
+    """
+    return F.mse_loss(said, difficulty) / max(variance, _LEAST_VARIANCE)

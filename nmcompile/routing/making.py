@@ -52,7 +52,7 @@ class Adaptive:
 
     @property
     def head(self) -> Program:
-        """An image [N, C, h, w] -> scores [N, K, 1, 1]."""
+        """An image [N, C, h, w] -> K scores and the difficulty, [N, K + 1, 1, 1]."""
         return head_program(self.headed.head, self.nested)
 
     @property

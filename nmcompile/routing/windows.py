@@ -30,17 +30,20 @@ class Windows:
         images: [N, C, h, w] in the network's range.
         errors: [N, K] mean squared errors of each level's output, clipped to the range, to the
             clean image; in units of the squared range. float64.
+        sources: [N], the number of the image that each is of.
     """
 
     images: Tensor
     errors: Tensor
+    sources: Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
     def part(self, first: int, last: int) -> Windows:
         """Those from one place to another."""
-        return Windows(self.images[first:last], self.errors[first:last])
+        own = slice(first, last)
+        return Windows(self.images[own], self.errors[own], self.sources[own])
 
 
 def measure(nested: Nested, data: Patches, window: int, count: int, ctx: Context) -> Windows:
@@ -61,13 +64,17 @@ def measure(nested: Nested, data: Patches, window: int, count: int, ctx: Context
             images.append(low)
             errors.append(torch.stack([_error(y, clean, top) for y in made], 1))
             step()
-    return Windows(torch.cat(images), torch.cat(errors))
+    return Windows(torch.cat(images), torch.cat(errors), _sources(data, count))
 
 
 def draw(data: Patches, window: int, errors: Tensor) -> Windows:
     """The first patches again with the errors [N, K] that were measured on them before."""
     parts = [_batch(data, numbers, window)[0] for numbers in _batches(len(errors))]
-    return Windows(torch.cat(parts), errors)
+    return Windows(torch.cat(parts), errors, _sources(data, len(errors)))
+
+
+def _sources(data: Patches, count: int) -> Tensor:
+    return torch.tensor([data.image_of(number) for number in range(count)])
 
 
 def _batches(count: int) -> list[range]:

@@ -26,7 +26,7 @@ def test_the_mixture_weighs_every_level_by_its_share(tmp_path, kind):
     program.module.get_submodule(SHARES).register_forward_hook(lambda *a: seen.append(a[2]))
     found = program(x)
     with torch.no_grad():
-        shares = (3.0 * (head(x) + torch.tensor(OFFSETS).reshape(1, -1, 1, 1))).softmax(1)
+        shares = (3.0 * (head(x)[:, :-1] + torch.tensor(OFFSETS).reshape(1, -1, 1, 1))).softmax(1)
     expected = sum(shares[:, i : i + 1] * nested.at(i)(x) for i in range(nested.count))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(seen[0], shares, rtol=1e-5, atol=1e-6)
@@ -55,7 +55,7 @@ def test_argmax_follows_the_scores(tmp_path):
     images = torch.randn(12, 3, 16, 24, generator=generator)
     head = make_head(3, 3, 1.0, seed=2)
     with torch.no_grad():
-        scores = head(images).flatten(1)
+        scores = head(images).flatten(1)[:, :-1]
     nested, _, program = routed(tmp_path, "argmax", (-scores.mean(0)).tolist())
     chosen = (scores - scores.mean(0)).argmax(1).tolist()
     assert set(chosen) == {0, 1, 2}
@@ -80,5 +80,5 @@ def test_levels_and_head_have_gradients_through_one_copy_of_the_weights(tmp_path
     assert sum(not name.startswith(HEAD) for name in found) == len(
         dict(nested.program.module.named_parameters())
     )
-    for name in ("body.0.weight", HEAD + "scores.weight", HEAD + "first.weight"):
+    for name in ("body.0.weight", HEAD + "last.weight", HEAD + "first.weight"):
         assert found[name].grad.abs().sum() > 0

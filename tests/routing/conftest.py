@@ -8,7 +8,7 @@ import pytest
 
 from nmcompile.data import Source
 from nmcompile.images import write_image
-from nmcompile.routing import heading
+from nmcompile.routing import heading, learning
 from nmcompile.training.batches import Patches
 from tests.networks import DENOISE, Around, context, conv
 from tests.routing.nests import SIDE, nest
@@ -17,7 +17,7 @@ from tests.routing.nests import SIDE, nest
 @pytest.fixture
 def _few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heading, "PIXELS", 128 * SIDE**2)
-    monkeypatch.setattr(heading, "STEPS", 4)
+    monkeypatch.setattr(learning, "STEPS", 4)
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ from nmcompile import timing
 from nmcompile.compile import Settings, assist, compile
 from nmcompile.data import Source
 from nmcompile.images import write_image
-from nmcompile.routing import heading
+from nmcompile.routing import heading, learning
 from nmcompile.routing.spec import RouteSpec
 from nmcompile.tasks import Task
 from nmcompile.training.parallel import World
 from nmcompile.training.recipe import Recipe
 
 ROUTE = RouteSpec.parse("0.4,0.7,1")
-WINDOWS = {"PIXELS": 96 * 64**2, "STEPS": 4}
 
 
 class Small(nn.Module):
@@ -52,8 +51,8 @@ def pictures(folder: Path) -> None:
 
 def few_windows(patch: pytest.MonkeyPatch) -> None:
     """Heads that learn from few windows, as quickly as tests need."""
-    for name, count in WINDOWS.items():
-        patch.setattr(heading, name, count)
+    patch.setattr(heading, "PIXELS", 96 * 64**2)
+    patch.setattr(learning, "STEPS", 4)
     patch.setattr(timing, "_SECONDS", 0.0)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from nmcompile.convs import get_tensor
 from nmcompile.passes.insert_routing import insert_routing
-from nmcompile.routing import finishing, heading
+from nmcompile.routing import finishing, learning
 from nmcompile.routing.finishing import JOINT, RoutingPolicy, finish_jointly
 from nmcompile.routing.head import head_program
 from nmcompile.routing.heading import train_head
@@ -107,5 +107,5 @@ def test_the_penalty_is_of_the_last_batch(finish):
         Trainable(mixed, policy)(image(mixed))
         penalties.append(policy.penalty().item())
         assert policy.describe() == "levels 100%/0%/0%"
-    assert penalties[0] == pytest.approx(finishing._SCALE * heading.AVERAGE)
+    assert penalties[0] == pytest.approx(finishing._SCALE * learning.AVERAGE)
     assert penalties[1] == pytest.approx(0.0, abs=1e-6)

@@ -23,13 +23,13 @@ from tests.routing.nests import nest
 
 @pytest.mark.parametrize("value_range", [1.0, 255.0])
 @pytest.mark.parametrize("size", [(64, 64), (4, 4), (37, 50), (5, 131)], ids=str)
-def test_a_lowered_head_gives_the_same_scores(tmp_path, value_range, size):
+def test_a_lowered_head_says_the_same(tmp_path, value_range, size):
     head = make_head(3, 4, value_range, seed=1)
     program = head_program(head, nest(tmp_path)[1])
     image = torch.rand(2, 3, *size) * value_range
     with torch.no_grad():
         expected = head(image).numpy()
-    assert expected.shape == (2, 4, 1, 1)
+    assert expected.shape == (2, 4 + 1, 1, 1)
     np.testing.assert_allclose(program(image).numpy(), expected, rtol=1e-4, atol=1e-6)
     native = NativeProgram(lower(program))
     for threads in (1, 2):

@@ -10,10 +10,11 @@ from torch import nn
 from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
 from nmcompile.progress import SILENT
-from nmcompile.routing import heading, windows
+from nmcompile.routing import heading, learning, windows
 from nmcompile.routing.calibrating import judge
 from nmcompile.routing.head import make_head
-from nmcompile.routing.heading import by_image, learn, scores_of, train_head
+from nmcompile.routing.heading import by_image, scores_of, train_head
+from nmcompile.routing.learning import learn
 from nmcompile.routing.windows import Windows, measure
 from nmcompile.runtime.routing import levels_of
 from tests.networks import Around, conv
@@ -23,19 +24,25 @@ LEARNT, HELD = slice(256), slice(256, None)
 
 
 def test_a_head_learns_what_is_hard(monkeypatch):
-    """Flat windows lose nothing at the first level, textured ones much."""
-    monkeypatch.setattr(heading, "STEPS", 100)
+    """Flat windows lose nothing at the first level; textured ones much, of more error."""
+    monkeypatch.setattr(learning, "STEPS", 200)
     generator, count = torch.Generator().manual_seed(0), 384
     strength = (torch.arange(count) % 2).float()
     noise = torch.randn(count, 1, SIDE, SIDE, generator=generator)
     images = 0.5 + 0.02 * noise * (1 + 10 * strength[:, None, None, None])
-    errors = 1e-3 + strength[:, None] * torch.tensor([1e-3, 3e-4, 0.0])
-    seen, held = (Windows(images[part], errors[part].double()) for part in (LEARNT, HELD))
+    errors = 1e-3 + strength[:, None] * torch.tensor([3e-3, 1.6e-3, 1e-3])
+    sources = torch.arange(count) // 2
+    seen, held = (
+        Windows(images[part], errors[part].double(), sources[part]) for part in (LEARNT, HELD)
+    )
     head = make_head(1, 3, 1.0, seed=0, allowance=200.0)
     costs = np.array([0.2, 0.5, 1.0])
-    before = scores_of(head, held.images)
-    learn(head, seen, costs, 0, SILENT)
-    after = scores_of(head, held.images)
+    before = scores_of(head, held)
+    learn(head, seen, seen.errors, costs, 0, SILENT)
+    after = scores_of(head, held)
+    with torch.no_grad():
+        said = head(held.images).flatten(1)[:, -1]
+    assert said[strength[HELD] == 1].min() > said[strength[HELD] == 0].max()
     untaught, taught = (judge(scores, held.errors.numpy(), costs) for scores in (before, after))
     assert taught["over_random"] > max(0.3, untaught["over_random"] + 0.1)
     assert taught["under_oracle"] < 0.05
@@ -62,8 +69,8 @@ def test_levels_that_libnmk_lacks_are_measured_by_torch(case, tmp_path):
 def test_a_head_is_trained_calibrated_and_judged(case):
     done = train_head(recipe=RECIPE, **case)
     routing = Routing("tile", SIDE, 4, *[case["times"]] * 2, done.cost, done.bias, 0.5)
-    found = measure(case["nested"], case["data"], SIDE, 85 + 21, case["ctx"])
-    chosen = levels_of(scores_of(done.head, found.images[85:]), routing, done.effort)
+    every = measure(case["nested"], case["data"], SIDE, 128, case["ctx"])
+    chosen = levels_of(scores_of(done.head, every)[85 : 85 + 21], routing, done.effort)
     shares = np.bincount(chosen, minlength=3) / 21
     np.testing.assert_allclose(done.shares, shares)
     assert 0 < done.cost <= 0.01
@@ -79,7 +86,7 @@ def test_errors_of_rough_and_of_smooth_images_count_alike():
     images = torch.randint(0, 4, (4000,), generator=generator)
     scale = 10.0 ** -images.double()
     errors = scale[:, None] * (1 + torch.rand(4000, 2, generator=generator).double())
-    found = by_image(errors, images)
+    found = by_image(Windows(torch.empty(4000), errors, images))
     means = torch.stack([found[images == i].mean(0) for i in range(4)])
     last = errors[:, 1].mean()
     assert (means[:3, 1] / last).sub(1).abs().max() < 0.15

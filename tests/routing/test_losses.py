@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nmcompile.routing.losses import average_loss, class_loss, regression_loss
+from nmcompile.routing.losses import average_loss, class_loss, difficulty_loss, regression_loss
 
 
 def one_hot(*levels, count=3):
@@ -38,3 +38,12 @@ def test_scores_are_to_differ_as_regrets_do():
     assert regression_loss(5 - regrets, regrets) == pytest.approx(0.0, abs=1e-6)
     near, far = (regression_loss(-regrets * factor, regrets) for factor in (0.9, 0.5))
     assert 0 < near < far
+
+
+def test_difficulty_loss_is_one_for_who_knows_the_mean_alone():
+    difficulty = torch.tensor([-3.0, 0.0, 0.0, 3.0])
+    variance = float(difficulty.var(correction=0))
+    assert difficulty_loss(difficulty, difficulty, variance) == 0
+    assert difficulty_loss(torch.zeros(4), difficulty, variance) == pytest.approx(1.0)
+    alike = 1e-3 * difficulty
+    assert difficulty_loss(torch.zeros(4), alike, float(alike.var())) < 1e-3

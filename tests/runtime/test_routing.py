@@ -7,7 +7,7 @@ import pytest
 
 from nmcompile.engine import Routing
 from nmcompile.errors import NmcompileError
-from nmcompile.runtime.routing import levels_of, read_effort, window_in
+from nmcompile.runtime.routing import image_scores, levels_of, read_effort, window_in
 
 ROUTING = Routing("tile", 64, 8, (0.25, 0.5, 1.0), (0.4, 0.6, 1.0), 0.005, (8.0, 2.0, -4.0), 0.5)
 
@@ -37,9 +37,18 @@ def test_of_equal_levels_the_cheapest_wins():
     np.testing.assert_array_equal(levels_of(np.ones((2, 3)), flat, 0.5), [0, 0])
 
 
-def test_other_numbers_of_scores_are_refused():
-    with pytest.raises(NmcompileError, match=r"shape \(4, 2\), expected N x 3"):
-        levels_of(np.zeros((4, 2)), ROUTING, 0.5)
+def test_scores_count_by_the_share_of_the_images_error():
+    said = np.array([[-2.0, -1.0, 0.0, 5.0], [-2.0, -1.0, 0.0, 5.0 + np.log(3.0)]])
+    found = image_scores(said, 3)
+    np.testing.assert_allclose(found, [[-1.0, -0.5, 0.0], [-3.0, -1.5, 0.0]])
+    np.testing.assert_allclose(image_scores(said[1:], 3), said[1:, :3])
+    np.testing.assert_allclose(image_scores(said + np.array([0, 0, 0, 1e4]), 3), found)
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_other_numbers_of_levels_are_refused(levels):
+    with pytest.raises(NmcompileError, match=rf"shape \(4, 4\), expected N x {levels + 1}"):
+        image_scores(np.zeros((4, 4)), levels)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def _errors(engine, sample, monkeypatch):
     tile, overlap = routing.tile, routing.overlap
     axes = [cells(n, tile, overlap) for n in sample.degraded.shape[:2]]
     chequered = np.indices([len(axis) for axis in axes]).sum(axis=0) % 2
-    monkeypatch.setattr(engine._routed, "scores", lambda _: np.eye(2)[chequered.ravel()])
+    monkeypatch.setattr(engine._routed, "ask", lambda _: np.eye(3)[chequered.ravel()])
     told = []
     found = engine.restore(sample.degraded, told=told.append)
     assert len(np.unique(told[0].levels)) == min(2, chequered.size)
