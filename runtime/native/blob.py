@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 _MAGIC = 0x504B4D4E
-_VERSION = 4
+_VERSION = 5
 _NONE = 0xFFFFFFFF
 _HEADER = struct.Struct("<IIQIIIIIIII")
 _VALUE = struct.Struct("<III")
@@ -240,7 +240,10 @@ def level_data(
 ) -> NDArray[np.uint8] | None:
     """A convolution's data that says which weights a level keeps.
 
-    From the last level but one down to the first, a bit for each weight that the level above keeps.
+    A byte says what one bit stands for: a weight, or all of what it shares a level with over the
+    outputs (1), the kernel's positions (2), or both (3): a channel that a level does not read takes
+    one bit. Then, from the last level but one down to the first, a bit for each of these that the
+    level above keeps.
 
     Args:
         weight: [out, in/groups, kh, kw], all that the last level keeps.
@@ -250,13 +253,26 @@ def level_data(
     Returns:
         None where the first level keeps every weight, so that all levels are the same.
     """
-    own, planes = levels.ravel()[weight.ravel() != 0], []
-    if not own.any():
+    kept = weight != 0
+    if not levels[kept].any():
         return None
+    shared, own = min(_sharings(kept, levels), key=lambda sharing: sharing[1].size)
+    planes = []
     for level in reversed(range(count - 1)):
         planes.append(own <= level)
         own = own[planes[-1]]
-    return np.packbits(np.concatenate(planes), bitorder="little")
+    bits = np.packbits(np.concatenate(planes), bitorder="little")
+    return np.concatenate((np.array([shared], np.uint8), bits))
+
+
+def _sharings(
+    kept: NDArray[np.bool_], levels: NDArray[np.uint8]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """What one bit may stand for, see level_data, and the levels of all that are kept."""
+    for shared, axes in enumerate(((), (0,), (2, 3), (0, 2, 3))):
+        least = np.where(kept, levels, np.uint8(255)).min(axes, keepdims=True)
+        if np.all((levels == least) | ~kept):
+            yield shared, least[kept.any(axes, keepdims=True)]
 
 
 def scalars(

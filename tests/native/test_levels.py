@@ -33,7 +33,8 @@ SAME = (1, 1, 1, 1)
 THREE = ConvShape((3, 3), padding=SAME)
 LADDERS = (
     "8x4:16k 8x8:16k dense", "8x1:16k 8x2:16k 8x4:16k 8x8:16k", "1:8 1:4 2:4", "1:32 1:16 1:8 1:4",
-    "1:8 1:8 1:4", "3x2:8k 3x4:8k dense", "64x1:8 64x1:4 64x2:4", "1:8",
+    "1:8 1:8 1:4", "1:8c 2:8c 4:8c dense", "skip 2:4c dense", "3x2:8k 3x4:8k dense",
+    "64x1:8 64x1:4 64x2:4", "1:8",
 )  # fmt: skip
 WINDOWS = (
     (THREE, 64, 64),
@@ -127,15 +128,15 @@ def test_random_networks(seed):
     for index, step in enumerate(convs):
         if step.kind is not Kind.CONV2D:
             continue
-        stored = step.data[0].ravel()
-        least[index] = random.integers(0, count, stored.size).astype(np.uint8)
+        stored = step.data[0].reshape(-1, 1, 1, 1)  # those that are kept, if it is sparse
+        least[index] = random.integers(0, count, stored.shape).astype(np.uint8)
         packed = level_data(stored, least[index], count)
         net.operations[index] = replace(step, data=(*step.data[:3], None, packed))
     program, alone = NativeProgram(net.packed(apart=False, levels=count)), []
     for level in range(count):
         for index, own in least.items():
             data = convs[index].data
-            masked = (data[0].ravel() * (own <= level)).reshape(data[0].shape)
+            masked = data[0] * (own <= level).reshape(data[0].shape)
             net.operations[index] = replace(convs[index], data=(masked, *data[1:]))
         alone.append(NativeProgram(net.packed(apart=False)))
     for size in ((7, 16), (64, 33), (40, 90)):
@@ -175,6 +176,33 @@ def test_damaged_levels():
         damaged[LEVELS] = count
         with pytest.raises(NmcompileError, match="damaged program: size of levels"):
             NativeProgram(bytes(damaged))
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("2:8c 4:8c dense", 64 + 32),  # a channel: of all 64, and of the 32 that the second keeps
+        ("skip 4:8c dense", 64 + 32),
+        ("8x2:8k 8x4:8k dense", 40 * (64 + 32)),  # a kernel
+        ("64x2:8 64x4:8 dense", 9 * (64 + 32)),  # a position of all kernels of a channel
+        ("2:8 4:8 dense", 9 * 40 * (64 + 32)),
+    ],
+)
+def test_weights_of_one_level_share_a_bit(text, bits):
+    weight, least = ladder([*map(Pattern.parse, text.split())], (40, 64, 3, 3))
+    assert len(level_data(weight, least, 3)) == 1 + bits // 8
+
+
+@pytest.mark.parametrize("form", [4, 127, 255])
+def test_an_unknown_form_of_levels(form):
+    weight, least = ladder([*map(Pattern.parse, ("4:8c", "dense"))], (8, 8, 3, 3))
+    levels = level_data(weight, least, 2)
+    levels[0] = form
+    step = Operation(
+        Kind.CONV2D, (0,), 1, THREE.params(), data=(*conv_data(weight, None, False), levels)
+    )
+    with pytest.raises(NmcompileError, match="damaged program: form of levels"):
+        NativeProgram(pack([8, 8], [Value(0, 0, 8), Value(1, 0, 8)], [step], 1, [1], levels=2))
 
 
 class _Net(nn.Module):

@@ -9,7 +9,7 @@
 namespace nmk {
 
 constexpr uint32_t kMagic = 0x504b4d4e;  // "NMKP"
-constexpr uint32_t kFormatVersion = 4;
+constexpr uint32_t kFormatVersion = 5;
 constexpr uint32_t kNone = 0xffffffffu;
 constexpr uint32_t kMostLevels = 8;
 
@@ -65,9 +65,12 @@ enum class Family : int32_t { dense, sparse, shared };
 enum class Precision : int32_t { f32, bf16, fp16 };
 // Dense weights are [out][in/groups][kh][kw]; sparse ones are a bit for each of those (lowest bit
 // first) and the values of the set bits. Shared ones are the same, many outputs keeping the same.
-// Levels are, from the last but one down to the first, a bit for each of the weights that the level
-// above keeps; the last keeps all but zeros. Without them a convolution is the same at all levels.
+// Levels are a byte, what one bit stands for, and, from the last but one down to the first, a bit for
+// each of the weights that the level above keeps; the last keeps all but zeros. Weights that share
+// a level over outputs, positions of the kernel or both have one bit together. Without levels a
+// convolution is the same at all of them.
 enum ConvData { kWeights, kMask, kBias, kSlopes, kLevels };
+enum Shared : uint8_t { kOverOutputs = 1, kOverPositions = 2 };
 
 // pointwise: y = act(...) by params[0]. A gate has one value a channel (height and width 1).
 enum class Pointwise : int32_t {

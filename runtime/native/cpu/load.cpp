@@ -99,26 +99,39 @@ std::vector<float> unpack(const Data& data, const OperationRecord& record, uint6
     return weights;
 }
 
-// For each weight the least level that keeps it.
+// For each weight [out][inputs][kh][kw] the least level that keeps it.
 std::vector<uint8_t> unpack_levels(const Data& data, const OperationRecord& record,
-                                   const std::vector<float>& weights, uint32_t count) {
+                                   const std::vector<float>& weights, size_t inputs, uint32_t count) {
     const Extent& extent = record.data[kLevels];
+    const char* bytes = data.find(extent);
     const auto last = static_cast<uint8_t>(extent.bytes == 0 ? 0 : count - 1);
-    const char* bits = data.find(extent);
-    std::vector<uint8_t> levels(weights.size(), last);
-    for (size_t i = 0; i < levels.size(); ++i) {
-        if (weights[i] == 0.0f) levels[i] = kNever;
+    const int shared = extent.bytes == 0 ? 0 : bytes[0];
+    require(between(shared, 0, kOverOutputs | kOverPositions), "form of levels");
+    const auto positions = static_cast<size_t>(record.params[kKernelY] * record.params[kKernelX]);
+    const size_t outputs = weights.size() / (inputs * positions);
+    const size_t places = (shared & kOverPositions) != 0 ? 1 : positions;
+    const auto of_weight = [&](size_t i) {
+        const size_t output = (shared & kOverOutputs) != 0 ? 0 : i / (inputs * positions);
+        return (output * inputs + i / positions % inputs) * places + (places == 1 ? 0 : i % positions);
+    };
+    std::vector<uint8_t> found(((shared & kOverOutputs) != 0 ? 1 : outputs) * inputs * places, kNever);
+    for (size_t i = 0; i < weights.size(); ++i) {
+        if (weights[i] != 0.0f) found[of_weight(i)] = last;
     }
-    uint64_t at = 0;
+    uint64_t at = 8;  // bits: the first byte is read
     for (uint8_t level = last; level > 0; --level) {
-        for (uint8_t& own : levels) {
+        for (uint8_t& own : found) {
             if (own != level) continue;
             require(at / 8 < extent.bytes, "size of levels");
-            own = static_cast<uint8_t>(own - (bits[at / 8] >> (at % 8) & 1));
+            own = static_cast<uint8_t>(own - (bytes[at / 8] >> (at % 8) & 1));
             ++at;
         }
     }
-    require(extent.bytes == (at + 7) / 8, "size of levels");
+    require(extent.bytes == 0 || extent.bytes == (at + 7) / 8, "size of levels");
+    std::vector<uint8_t> levels(weights.size(), kNever);
+    for (size_t i = 0; i < weights.size(); ++i) {
+        if (weights[i] != 0.0f) levels[i] = found[of_weight(i)];
+    }
     return levels;
 }
 
@@ -212,7 +225,7 @@ private:
         require(count <= kLargestWeight, "size of weights");
         operation.values[kBias] = data_.floats_or_none(record.data[kBias], out, "size of a bias");
         std::vector<float> weights = unpack(data_, record, count);
-        std::vector<uint8_t> levels = unpack_levels(data_, record, weights, program_.levels);
+        std::vector<uint8_t> levels = unpack_levels(data_, record, weights, in / groups, program_.levels);
         layers_.resize(program_.operations.size() + 1);
         layers_.back() = {static_cast<int>(in), static_cast<int>(out), std::move(weights), std::move(levels)};
     }
