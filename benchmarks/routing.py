@@ -6,8 +6,8 @@ Every image is restored in turn by every engine, the adaptive one by tile and by
 efforts and at each level alone; head, overlap and blending count. What an effort gains is the time
 of the static engines at its PSNR, interpolated between them, over its own. `best choice` is
 about the most that a head could do: levels chosen by the errors themselves, tiles without overlap,
-the choice for free. With --mixed test images make others: N x N flattest parts of some at the left,
-beside as many parts of others with most detail.
+the choice for free. With --mixed test images make others: N x N flattest parts of some, beside as
+many parts of others with most detail, or above them with --stacked.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument(
         "--mixed", type=int, nargs="?", const=1, default=0, metavar="N", help="1 if not given"
     )
+    parser.add_argument("--stacked", action="store_true", help="flat parts above, not beside")
     parser.add_argument("--images", type=int, help="the first so many of each set")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3, help="of each image; the median counts")
@@ -80,17 +81,18 @@ def main() -> None:
         task, source = evaluation_set(name)
         with tempfile.TemporaryDirectory() as folder:
             if args.mixed:
-                source = mix(source, Task.parse(task), Path(folder), args.mixed)
+                source = mix(source, Task.parse(task), Path(folder), args.mixed, args.stacked)
             rows, others = _measured(args, Task.parse(task), source)
         title = f"{args.adaptive.name} on {name}" + (f", mixed {args.mixed}" if args.mixed else "")
+        title += " stacked" if args.mixed and args.stacked else ""
         _keep(args.out, title, {"threads": args.threads, "others": others, "rows": rows})
         print_table(title, rows)
 
 
-def mix(source: Source, task: Task, folder: Path, count: int = 1) -> Source:
-    """Writes clean images whose left half is flat and whose right half is full of detail.
+def mix(source: Source, task: Task, folder: Path, count: int = 1, stacked: bool = False) -> Source:
+    """Writes clean images one half of which is flat and the other full of detail.
 
-    The images with the flattest squares give the left halves, the others the right ones: few
+    The images with the flattest squares give the flat halves, the others those with detail: few
     photographs that are full of detail have a flat part of that size.
 
     Args:
@@ -98,6 +100,7 @@ def mix(source: Source, task: Task, folder: Path, count: int = 1) -> Source:
         task: its scale divides the squares.
         folder: where images are written.
         count: squares along a side of each half, every one of another image.
+        stacked: the flat half is above the other, not at its left.
     """
     cleans = [as_channels(read_image(path), 3) for path in source.clean]
     step = 4 * task.scale
@@ -107,8 +110,11 @@ def mix(source: Source, task: Task, folder: Path, count: int = 1) -> Source:
         own = slice(number * count**2, (number + 1) * count**2)
         flat = [_square(clean, side, -1) for clean in order[own]]
         detailed = [_square(clean, side, 1) for clean in order[::-1][own]]
-        rows = [np.hstack((*flat[i::count], *detailed[i::count])) for i in range(count)]
-        write_image(folder / f"{number:03}.png", np.vstack(rows))
+        halves = [
+            np.vstack([np.hstack(half[i::count]) for i in range(count)])
+            for half in (flat, detailed)
+        ]
+        write_image(folder / f"{number:03}.png", (np.vstack if stacked else np.hstack)(halves))
     return Source.folder(folder)
 
 

@@ -32,8 +32,9 @@ def test_best_choice_takes_the_slow_level_only_where_it_is_better():
     assert took == pytest.approx(10)
 
 
+@pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("count", [1, 2])
-def test_mixed_images_are_flat_at_the_left(tmp_path, count):
+def test_mixed_images_are_flat_at_the_left_or_above(tmp_path, count, stacked):
     random, paths = np.random.default_rng(0), []
     for index in range(4 * count**2):
         image = np.full((96, 160, 3), 120, np.uint8)
@@ -41,14 +42,17 @@ def test_mixed_images_are_flat_at_the_left(tmp_path, count):
         paths.append(tmp_path / f"{index}.png")
         write_image(paths[-1], image)
     (tmp_path / "mixed").mkdir()
-    made = mix(Source(tuple(paths)), Task.parse("sr:4"), tmp_path / "mixed", count)
+    made = mix(Source(tuple(paths)), Task.parse("sr:4"), tmp_path / "mixed", count, stacked)
     assert len(made.clean) == 2
     for path in made.clean:
         image = read_image(path)
-        assert image.shape == (count * 96, count * 192, 3)
-        left, right = (
-            np.abs(np.diff(half.astype(int), axis=1)).mean() for half in np.split(image, 2, axis=1)
+        assert image.shape == (
+            count * (192 if stacked else 96),
+            count * (96 if stacked else 192),
+            3,
         )
-        assert right > 2 * left
+        halves = np.split(image.astype(int), 2, axis=0 if stacked else 1)
+        flat, detailed = (np.abs(np.diff(half, axis=1)).mean() for half in halves)
+        assert detailed > 2 * flat
         for first in range(0, count * 96, 96):
-            assert not np.diff(image[:, first : first + 70].astype(int), axis=1).any()
+            assert not np.diff(halves[0][:, first : first + 70], axis=1).any()
