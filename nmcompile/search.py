@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from nmcompile.program import Program
 from nmcompile.training.sls import DEADLINE, Search, SlsPolicy
 
 GROUPS = (4, 8, 16, 32)
+_FAMILY = re.compile(r"([0-9]+x)?[0-9]+k?")
 _RUNGS = 8
 _EPOCHS, _LEAST_EPOCH = 300, 2  # the paper's, and steps of one
 # How far a gate could move until the search must end, if it went one way at the highest rate:
@@ -38,7 +40,16 @@ def check_search(family: Pattern, budget: Budget) -> None:
 
 
 def family_of_search(text: str) -> Pattern:
-    """`32` or `8x16k` -> patterns 1:32, 8x1:16k, whose N is searched for."""
+    """`32` or `8x16k` -> patterns 1:32, 8x1:16k, whose N is searched for.
+
+    Raises:
+        NmcompileError: something else.
+    """
+    if not _FAMILY.fullmatch(text):
+        raise NmcompileError(
+            f"--search sls:{text}: N is what is searched for; give sls:M, sls:VxM or sls:VxMk, as "
+            "in sls:16 or sls:8x16k"
+        )
     shared, _, rest = text.rpartition("x")
     return Pattern.parse(f"{shared}x1:{rest}" if shared else f"1:{rest}")
 

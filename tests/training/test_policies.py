@@ -114,7 +114,10 @@ def test_masks_as_they_are_asked_for():
     [
         (("genetic", "fixed", 0), "--search genetic: expected sensitivity"),
         (("sensitivity:4", "fixed", 0), "--search sensitivity:4: expected"),
-        (("sls:x", "fixed", 0), "unknown pattern"),
+        *(
+            ((f"sls:{text}", "fixed", 0), f"sls:{text}: N is what is searched for; give sls:M")
+            for text in ("x", "2:4c", "2:16", "16c", "8x2:16k")
+        ),
         (("sensitivity", "ste", 0), "--train-masks ste: expected fixed or sr-ste"),
         (("sensitivity", "fixed", -1), "--reassign -1: expected 0 or more"),
         (("sls", "sr-ste", 0), "exclude each other"),
