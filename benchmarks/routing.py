@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of each image; the median counts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/routing.json")
     args = parser.parse_args()
+    if args.stacked and not args.mixed:
+        raise NmcompileError("--stacked: there are halves in mixed images alone; give --mixed too")
     for name in args.sets:
         task, source = evaluation_set(name)
         with tempfile.TemporaryDirectory() as folder:
