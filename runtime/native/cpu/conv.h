@@ -60,6 +60,7 @@ struct Conv {
     int pad_left, pad_right, pad_top, pad_bottom;
     int groups, inputs, outputs;  // channels of one group; outputs that are computed
     std::vector<int> places;      // of the outputs among all of the layer; empty: as they come
+    std::vector<float> bias;      // of all of the layer's outputs; empty: as the layer has it
     int shuffle;                  // factor of the pixel shuffle in its store
     int block;                    // input channels whose packed tiles fit L1
     Method method;

@@ -85,6 +85,13 @@ enum class Pointwise : int32_t {
 // scalars of every operation with an activation: slope, or lowest and highest.
 enum Scalar { kSlope = 0, kLow = 0, kHigh = 1, kAlpha = 2, kBeta = 3 };
 
+// Whether a convolution that keeps nothing gives its residual and alpha * bias.
+inline bool adds_residual(const OperationRecord& record) {
+    const auto residual = static_cast<Residual>(record.params[kResidual]);
+    return record.activation == static_cast<uint32_t>(Activation::none) && residual != Residual::none &&
+           (residual == Residual::after || record.scalars[kAlpha] == 1.0f);
+}
+
 // max_pool uses ConvParam's kernel, stride and padding; pixel_shuffle and nearest have their factor
 // in params[0]; bilinear has align_corners there and takes its size from its second input, or is
 // params[1] times as large if there is none; moments has 0 (mean) or 1 (standard deviation) in

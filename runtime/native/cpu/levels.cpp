@@ -12,14 +12,14 @@ namespace {
 constexpr size_t kLargestTile = size_t{1} << 24;  // floats
 
 // The weights of those outputs.
-std::vector<float> kept_at(int level, const Layer& layer, const std::vector<int>& outputs) {
-    const size_t row = layer.outputs == 0 ? 0 : layer.weights.size() / static_cast<size_t>(layer.outputs);
+std::vector<float> of_outputs(const std::vector<float>& weights, const Layer& layer,
+                              const std::vector<int>& outputs) {
+    const size_t row = layer.outputs == 0 ? 0 : weights.size() / static_cast<size_t>(layer.outputs);
     std::vector<float> kept;
     kept.reserve(row * outputs.size());
     for (const int output : outputs) {
-        for (size_t i = static_cast<size_t>(output) * row; i < (static_cast<size_t>(output) + 1) * row; ++i) {
-            kept.push_back(layer.levels[i] > level ? 0.0f : layer.weights[i]);
-        }
+        const auto from = weights.begin() + static_cast<ptrdiff_t>(static_cast<size_t>(output) * row);
+        kept.insert(kept.end(), from, from + static_cast<ptrdiff_t>(row));
     }
     return kept;
 }
@@ -37,7 +37,7 @@ OperationRecord below(OperationRecord record, const std::vector<float>& kept, si
 
 }  // namespace
 
-Packings pack_levels(const OperationRecord& record, const Layer& layer,
+Packings pack_levels(const OperationRecord& record, const Layer& layer, const std::vector<Folded>& folded,
                      const std::vector<std::vector<int>>& outputs, const Kernels& kernels) {
     Packings made;
     made.served.resize(outputs.size());
@@ -48,12 +48,15 @@ Packings pack_levels(const OperationRecord& record, const Layer& layer,
             made.served[level] = kIdle;
             continue;
         }
-        std::vector<float> kept = kept_at(static_cast<int>(level), layer, own);
-        if (made.convs.empty() || own != outputs[level + 1] || kept != above) {
-            const OperationRecord as = made.convs.empty() ? record : below(record, kept, own.size());
+        std::vector<float> kept = of_outputs(folded[level].weights, layer, own);
+        if (made.convs.empty() || own != outputs[level + 1] || kept != above ||
+            made.convs.back().bias != folded[level].bias) {
+            const bool all = folded[level].weights == layer.weights;
+            const OperationRecord as = all ? record : below(record, kept, own.size());
             Conv conv = make_conv(as, layer.inputs, static_cast<int>(own.size()), kept, kernels);
             if (conv.tile_floats() > kLargestTile) return {};
             if (own.size() < static_cast<size_t>(layer.outputs)) conv.places = own;
+            conv.bias = folded[level].bias;
             set_weights(conv, kept, kernels);
             made.convs.push_back(std::move(conv));
             above = std::move(kept);

@@ -28,8 +28,13 @@ struct Layer {
     std::vector<uint8_t> levels;
 };
 
-// `outputs` of each level: those that are read, see unread.h.
-Packings pack_levels(const OperationRecord& record, const Layer& layer,
+// A convolution at a level: all its weights, zeros where it keeps none, and the bias if it is not the record's.
+struct Folded {
+    std::vector<float> weights, bias;
+};
+
+// `folded` of each level, see folds.h; `outputs` of each: those that are read, see unread.h.
+Packings pack_levels(const OperationRecord& record, const Layer& layer, const std::vector<Folded>& folded,
                      const std::vector<std::vector<int>>& outputs, const Kernels& kernels);
 
 }  // namespace nmk

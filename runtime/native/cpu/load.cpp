@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "folds.h"
 #include "program.h"
 #include "unread.h"
 
@@ -169,10 +170,11 @@ public:
 
     // Packs the convolutions, the last first: what is read of a result, its readers' packings say.
     void pack() {
+        const std::vector<std::vector<std::vector<Same>>> same = same_channels_of_all();
         std::vector<Readers> readers(program_.levels, Readers(program_));
         for (size_t i = program_.operations.size(); i-- > 0;) {
             Operation& operation = program_.operations[i];
-            if (operation.kind() == Kind::conv2d) pack_conv(operation, layers_[i], readers);
+            if (operation.kind() == Kind::conv2d) pack_conv(operation, layers_[i], same[i], readers);
             for (size_t level = 0; level < readers.size(); ++level) {
                 operation.idle.push_back(!readers[level].any_of(operation));
                 if (operation.idle[level]) continue;
@@ -180,6 +182,19 @@ public:
                 readers[level].add(operation, conv ? &operation.convs[operation.served[level]] : nullptr);
             }
         }
+    }
+
+    // Of every operation at every level, what its input channels are.
+    std::vector<std::vector<std::vector<Same>>> same_channels_of_all() const {
+        std::vector<std::vector<std::vector<Same>>> found(program_.operations.size());
+        for (uint32_t level = 0; level < program_.levels; ++level) {
+            Folds own(program_, static_cast<int>(level));
+            for (size_t i = 0; i < program_.operations.size(); ++i) {
+                found[i].push_back(own.inputs_of(program_.operations[i]));
+                own.add(program_.operations[i], layers_[i]);
+            }
+        }
+        return found;
     }
 
     void mark_written(uint32_t value) { written_[program_.values[value].buffer] = true; }
@@ -230,10 +245,15 @@ private:
         layers_.back() = {static_cast<int>(in), static_cast<int>(out), std::move(weights), std::move(levels)};
     }
 
-    void pack_conv(Operation& operation, const Layer& layer, const std::vector<Readers>& readers) const {
+    void pack_conv(Operation& operation, const Layer& layer, const std::vector<std::vector<Same>>& same,
+                   const std::vector<Readers>& readers) const {
+        std::vector<Folded> folded;
+        for (size_t level = 0; level < same.size(); ++level) {
+            folded.push_back(fold(operation, layer, static_cast<int>(level), same[level]));
+        }
         std::vector<std::vector<int>> outputs;
         for (const Readers& own : readers) outputs.push_back(own.outputs_of(operation));
-        Packings made = pack_levels(operation.record, layer, outputs, *program_.kernels);
+        Packings made = pack_levels(operation.record, layer, folded, outputs, *program_.kernels);
         require(!made.served.empty(), "a convolution with too large a window");
         operation.convs = std::move(made.convs), operation.served = std::move(made.served);
     }

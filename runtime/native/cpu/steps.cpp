@@ -41,12 +41,12 @@ void pass_on(const Step& step, const Conv& conv, const float* bias, Rows rows) {
 void convolve(const Step& step, Rows rows) {
     const Operation& operation = *step.operation;
     const OperationRecord& record = operation.record;
-    const float* bias = operation.values[kBias].empty() ? nullptr : operation.values[kBias].data();
-    const Epilogue epilogue{bias, activation_of(operation), record.scalars[kAlpha], record.params[kResidual]};
     const size_t packing = operation.served[static_cast<size_t>(step.level)];
     const Conv& conv = operation.convs[packing];
-    const bool active = record.activation != static_cast<uint32_t>(Activation::none);
-    if (record.params[kResidual] != 0 && !active && keeps_nothing(conv)) {
+    const std::vector<float>& added = conv.bias.empty() ? operation.values[kBias] : conv.bias;
+    const float* bias = added.empty() ? nullptr : added.data();
+    const Epilogue epilogue{bias, activation_of(operation), record.scalars[kAlpha], record.params[kResidual]};
+    if (adds_residual(record) && keeps_nothing(conv)) {
         pass_on(step, conv, bias, rows);
         return;
     }
