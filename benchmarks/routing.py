@@ -86,7 +86,8 @@ def main() -> None:
                 source = mix(source, Task.parse(task), Path(folder), args.mixed, args.stacked)
             rows, others = _measured(args, Task.parse(task), source)
         title = f"{args.adaptive.name} on {name}" + (f", mixed {args.mixed}" if args.mixed else "")
-        title += " stacked" if args.mixed and args.stacked else ""
+        title += " stacked" if args.stacked else ""
+        title += f", first {args.images}" if args.images else ""
         _keep(args.out, title, {"threads": args.threads, "others": others, "rows": rows})
         print_table(title, rows)
 
