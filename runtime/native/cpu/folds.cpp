@@ -59,9 +59,9 @@ void Folds::add(const Operation& operation, const Layer& layer) {
     for (uint32_t c = 0; c < own.size(); ++c) {
         if (written(c) || written(own[c].channel)) own[c] = {c, 0.0f};
     }
-    if (operation.kind() != Kind::conv2d || !adds_residual(record) || program_.values[record.inputs[1]].buffer != output.buffer) return;
-    const int level = level_;
-    const auto left_out = [level](uint8_t least) { return least > level; };
+    if (operation.kind() != Kind::conv2d || !adds_residual(record)) return;
+    if (program_.values[record.inputs[1]].buffer != output.buffer) return;
+    const auto left_out = [this](uint8_t least) { return least > level_; };
     if (!std::all_of(layer.levels.begin(), layer.levels.end(), left_out)) return;
     const uint32_t residual = program_.values[record.inputs[1]].first;
     const std::vector<float>& bias = operation.values[kBias];

@@ -51,7 +51,7 @@ Packings pack_levels(const OperationRecord& record, const Layer& layer, const st
         std::vector<float> kept = of_outputs(folded[level].weights, layer, own);
         if (made.convs.empty() || own != outputs[level + 1] || kept != above ||
             made.convs.back().bias != folded[level].bias) {
-            const bool all = folded[level].weights == layer.weights;
+            const bool all = made.convs.empty() && folded[level].weights == layer.weights;
             const OperationRecord as = all ? record : below(record, kept, own.size());
             Conv conv = make_conv(as, layer.inputs, static_cast<int>(own.size()), kept, kernels);
             if (conv.tile_floats() > kLargestTile) return {};
