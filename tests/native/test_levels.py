@@ -72,8 +72,9 @@ def _check(text, shape, inputs, outputs, size, precision=Precision.FP32, threads
     program = _program(weight, bias, shape, family, precision, least, len(patterns))
     assert program.levels == len(patterns)
     for level in reversed(range(len(patterns))):
-        alone = Family.SPARSE if family is Family.DENSE and level < top else family
         masked = np.where(least <= level, weight, 0)
+        below = Family.SHARED if ((masked != 0) == (masked[:1] != 0)).all() else Family.SPARSE
+        alone = below if family is Family.DENSE and level < top else family
         (expected,) = _program(masked, bias, shape, alone, precision).run([x], threads)
         (found,) = program.run([x], threads, level)
         np.testing.assert_array_equal(found, expected)
