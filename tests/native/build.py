@@ -38,6 +38,8 @@ ISAS = {
 }
 RANDOM = np.random.default_rng(5)
 
+THREE, ONE = ConvShape((3, 3), padding=(1, 1, 1, 1)), ConvShape((1, 1))  # the usual ones
+
 
 def isas() -> list[str]:
     """The families of kernels that this processor runs, and AMX's in plain C++."""

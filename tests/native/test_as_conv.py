@@ -16,7 +16,7 @@ from nmcompile.runtime.native.blob import (
 )
 from nmcompile.runtime.native.program import NativeProgram
 from tests.native import reference
-from tests.native.build import check, isas, noise, pruned, single
+from tests.native.build import check, noise, pruned, single
 
 # kernel, stride, padding, output padding, dilation
 WINDOWS = [
@@ -25,12 +25,6 @@ WINDOWS = [
     (3, 1, 1, 0, 1), (5, 1, 0, 0, 1), (3, 1, 2, 0, 1), (2, 1, 1, 0, 1), (3, 2, 1, 1, 2),
     (4, 2, 2, 0, 1), (2, 3, 0, 1, 1),
 ]  # fmt: skip
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("NMK_ISA", request.param)
-    return request.param
 
 
 def _program(found, bias, inputs, outputs, family):

@@ -15,16 +15,9 @@ from nmcompile.runtime.native.blob import (
     pack,
 )
 from nmcompile.runtime.native.program import NativeProgram
-from tests.native.build import isas, noise
+from tests.native.build import ONE, THREE, noise
 
-THREE, ONE = ConvShape((3, 3), padding=(1, 1, 1, 1)), ConvShape((1, 1))
 WIDE = 32
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("NMK_ISA", request.param)
-    return request.param
 
 
 class _Net:

@@ -15,16 +15,10 @@ from nmcompile.runtime.native.blob import (
 )
 from nmcompile.runtime.native.program import NativeProgram
 from tests.native import reference
-from tests.native.build import check, isas, noise, single
+from tests.native.build import check, noise, single
 
 WIDTHS = (1, 2, 15, 16, 17, 33, 70)
 MODES = {Border.ZEROS: "constant", Border.REFLECT: "reflect", Border.REPLICATE: "edge"}
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("NMK_ISA", request.param)
-    return request.param
 
 
 def _padded(x, pads, border):

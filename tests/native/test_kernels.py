@@ -17,18 +17,12 @@ from nmcompile.runtime.native.blob import (
 )
 from nmcompile.runtime.native.program import NativeProgram
 from tests.native import reference
-from tests.native.build import check, isas, noise, pruned, single
+from tests.native.build import check, noise, pruned, single
 
 CHANNELS = (1, 3, 16, 48, 52, 64, 65)
 PATTERNS = tuple(map(Pattern.parse, ("dense", "2:4", "4:16", "1:8", "8x2:4k", "4x1:4k")))
 SIZES = tuple((height, width) for height in (1, 2, 7) for width in (1, 2, 15, 16, 17, 33, 70))
 SAME = (1, 1, 1, 1)
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("NMK_ISA", request.param)
-    return request.param
 
 
 def _conv(pattern, inputs, outputs, shape, size, threads=1, **more):

@@ -25,12 +25,10 @@ from nmcompile.runtime.native.blob import (
     pack,
 )
 from nmcompile.runtime.native.program import NativeProgram
-from tests.native.build import isas, ladder, levelled, noise
+from tests.native.build import THREE, ladder, levelled, noise
 from tests.native.networks import random_network
 from tests.networks import plan
 
-SAME = (1, 1, 1, 1)
-THREE = ConvShape((3, 3), padding=SAME)
 LADDERS = (
     "8x4:16k 8x8:16k dense", "8x1:16k 8x2:16k 8x4:16k 8x8:16k", "1:8 1:4 2:4", "1:32 1:16 1:8 1:4",
     "1:8 1:8 1:4", "1:8c 2:8c 4:8c dense", "skip 2:4c dense", "3x2:8k 3x4:8k dense",
@@ -39,17 +37,11 @@ LADDERS = (
 WINDOWS = (
     (THREE, 64, 64),
     (THREE, 20, 52),
-    (ConvShape((3, 3), padding=SAME, groups=2), 64, 32),
+    (ConvShape((3, 3), padding=(1, 1, 1, 1), groups=2), 64, 32),
     (ConvShape((1, 1)), 48, 33),
     (ConvShape((5, 3), (2, 1), (1, 2), (2, 2, 2, 1), groups=2), 32, 18),
 )
 LEVELS, HEADER_LEVELS = 36 + 4, 48  # places in a header: of the number of levels, and its end
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("NMK_ISA", request.param)
-    return request.param
 
 
 def _program(weight, bias, shape, family, precision=Precision.FP32, least=None, count=1):

@@ -26,16 +26,10 @@ from nmcompile.runtime.native.blob import (
 )
 from nmcompile.runtime.native.program import NativeProgram
 from tests.native import reference
-from tests.native.build import isas, noise, pruned, single
+from tests.native.build import noise, pruned, single
 
 SAME = (1, 1, 1, 1)
 Step = tuple[Operation, int]  # a convolution of the value before it, and the factor of a shuffle
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("NMK_ISA", request.param)
-    return request.param
 
 
 def _step(

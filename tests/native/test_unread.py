@@ -6,7 +6,6 @@ import pytest
 from nmcompile.pattern import Pattern
 from nmcompile.runtime.native.blob import (
     Activation,
-    ConvShape,
     Family,
     Kind,
     Operation,
@@ -19,16 +18,9 @@ from nmcompile.runtime.native.blob import (
     pack,
 )
 from nmcompile.runtime.native.program import NativeProgram
-from tests.native.build import isas, ladder, noise
+from tests.native.build import ONE, THREE, ladder, noise
 
-THREE, ONE = ConvShape((3, 3), padding=(1, 1, 1, 1)), ConvShape((1, 1))
 WIDE = 32
-
-
-@pytest.fixture(params=isas())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("NMK_ISA", request.param)
-    return request.param
 
 
 def _conv(source, output, weight, bias, shape=THREE, more=(), precision=Precision.FP32, **extra):

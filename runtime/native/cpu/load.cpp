@@ -170,7 +170,7 @@ public:
 
     // Packs the convolutions, the last first: what is read of a result, its readers' packings say.
     void pack() {
-        const std::vector<std::vector<std::vector<Same>>> same = same_channels_of_all();
+        const std::vector<std::vector<std::vector<Same>>> same = repeated_channels();
         std::vector<Readers> readers(program_.levels, Readers(program_));
         for (size_t i = program_.operations.size(); i-- > 0;) {
             Operation& operation = program_.operations[i];
@@ -185,7 +185,7 @@ public:
     }
 
     // Of every operation at every level, what its input channels are.
-    std::vector<std::vector<std::vector<Same>>> same_channels_of_all() const {
+    std::vector<std::vector<std::vector<Same>>> repeated_channels() const {
         std::vector<std::vector<std::vector<Same>>> found(program_.operations.size());
         for (uint32_t level = 0; level < program_.levels; ++level) {
             Folds own(program_, static_cast<int>(level));
