@@ -11,11 +11,6 @@ from numpy.typing import NDArray
 
 from nmcompile.runtime.cuts import Cut, Span, down, up
 
-# A window of this width fills libnmk's 16 strips with whole Winograd tiles of 4 positions; measured
-# on one thread, 72 pixels take as long as 128 would in IMDN x4 and DnCNN (1.5 times as long for
-# each pixel as 64 or 128), while the height hardly matters.
-_FULL_WIDTH = 64
-
 
 @dataclass(frozen=True)
 class Area:
@@ -35,10 +30,9 @@ class Area:
         """How many are run, overlap included."""
         return self.rows.window.size * self.columns.window.size
 
-    @property
-    def work(self) -> int:
-        """What running it takes, in pixels: rows are computed up to a full width."""
-        return self.rows.window.size * up(self.columns.window.size, _FULL_WIDTH)
+    def work(self, full_width: int) -> int:
+        """What running it takes, in pixels: rows are computed up to a multiple of a full width."""
+        return self.rows.window.size * up(self.columns.window.size, full_width)
 
 
 def cells(

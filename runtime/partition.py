@@ -26,6 +26,7 @@ def partition(
     columns: Sequence[Cut],
     values: NDArray[np.floating],
     prices: Sequence[float],
+    full_width: int,
 ) -> list[Area]:
     """Cuts an image into rectangles of one level, of the best value less what overlap takes.
 
@@ -37,8 +38,11 @@ def partition(
         columns: their columns.
         values: len(rows) x len(columns) x K, how good each level is for a cell, for what it takes.
         prices: of a pixel of work at each level that is computed beyond the cells.
+        full_width: see Area.work.
     """
-    _, found = _Cells(rows, columns, values, prices).best((0, len(rows), 0, len(columns)))
+    _, found = _Cells(rows, columns, values, prices, full_width).best(
+        (0, len(rows), 0, len(columns))
+    )
     return [_area(rows, columns, spot, level) for spot, level in found]
 
 
@@ -51,8 +55,10 @@ class _Cells:
         columns: Sequence[Cut],
         values: NDArray[np.floating],
         prices: Sequence[float],
+        full_width: int,
     ) -> None:
         self._rows, self._columns, self._prices = rows, columns, prices
+        self._full_width = full_width
         self._values = [_sums(values[:, :, level]) for level in range(len(prices))]
         levels = np.argmax(values, axis=2)
         self._changes_down = _sums(np.diff(levels, axis=0, prepend=levels[:1]) != 0)
@@ -74,7 +80,7 @@ class _Cells:
     def _whole(self, spot: _Spot) -> tuple[float, int]:
         """The value of a rectangle at the level that is best for all of it; the first of equals."""
         area = _area(self._rows, self._columns, spot, 0)
-        beyond = area.work - area.rows.inner.size * area.columns.inner.size
+        beyond = area.work(self._full_width) - area.rows.inner.size * area.columns.inner.size
         levels = zip(self._values, self._prices, strict=True)
         gains = [_within(sums, spot) - price * beyond for sums, price in levels]
         return max(gains), gains.index(max(gains))

@@ -130,7 +130,7 @@ class Router:
         bias = max(bias_at(routing, self._effort), _LEAST_PRICE * np.abs(routing.bias).max())
         pixels = rows[-1].inner.stop * columns[-1].inner.stop / len(scores)
         prices = [bias * time / pixels for time in routing.times]
-        return partition(rows, columns, values.reshape(shape), prices)
+        return partition(rows, columns, values.reshape(shape), prices, self._routed.full_width)
 
     def _cells(self, size: int, tile: int) -> tuple[Cut, ...]:
         """The tiles of an axis; a network of one size sees all of it as one."""
@@ -171,7 +171,7 @@ class Router:
         return canvas
 
     def _work(self, area: Area) -> float:
-        return area.work * self._routing.times[area.level]
+        return area.work(self._routed.full_width) * self._routing.times[area.level]
 
     def _weigh(self, output: Tensor, area: Area, size: tuple[int, int]) -> None:
         """Multiplies an area's result by its weights; they are 1 but near its edges."""

@@ -26,6 +26,8 @@ class NativeProgram:
         outputs: how many outputs it has.
         operations: how many steps it consists of.
         levels: how many it has; the last keeps all weights, a lower one some of the next one's.
+        full_width: columns that fill what its kernels compute at a time: a width takes about as
+            long as the next multiple of it.
     """
 
     def __init__(self, packed: bytes, source: str = "program") -> None:
@@ -51,6 +53,7 @@ class NativeProgram:
         self._library.nmk_program_counts(self._handle, *map(ctypes.byref, counts))
         inputs, self.outputs, self.operations = (count.value for count in counts)
         self.levels: int = self._library.nmk_program_levels(self._handle)
+        self.full_width: int = self._library.nmk_program_full_width(self._handle)
         self.channels = tuple(self._channels(index) for index in range(inputs))
 
     def run(
@@ -150,6 +153,8 @@ def _library() -> ctypes.CDLL:
     library.nmk_program_counts.argtypes = [pointer, u32, u32, u32]
     library.nmk_program_levels.restype = ctypes.c_uint32
     library.nmk_program_levels.argtypes = [pointer]
+    library.nmk_program_full_width.restype = ctypes.c_uint32
+    library.nmk_program_full_width.argtypes = [pointer]
     library.nmk_program_input.argtypes = [pointer, ctypes.c_uint32, u32]
     library.nmk_program_output.argtypes = [
         pointer, ctypes.c_uint32, i64, i64, text, ctypes.c_size_t,

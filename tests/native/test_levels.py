@@ -284,3 +284,10 @@ def test_levels_that_do_not_fit(levels, said):
     program = capture(_Net().eval(), channels=3)
     with pytest.raises(NmcompileError, match=said):
         lower(program, levels=levels)
+
+
+def test_full_width_is_four_positions_of_every_lane(isa):
+    """What the kernels of each family take as whole: a width costs as much as its next multiple."""
+    program = _program(noise(8, 8, 3, 3), None, THREE, Family.DENSE)
+    assert program.isa == isa
+    assert program.full_width == {"portable": 16, "avx2": 32}.get(isa, 64)

@@ -68,6 +68,10 @@ int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uint32_t* o
 
 uint32_t nmk_program_levels(const nmk_program* program) { return program->held->levels; }
 
+uint32_t nmk_program_full_width(const nmk_program* program) {
+    return static_cast<uint32_t>(program->held->kernels->lanes * nmk::kWinogradBlock);
+}
+
 int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels) {
     if (index >= program->held->inputs) return 1;
     *channels = program->held->values[index].channels;

@@ -17,7 +17,7 @@
 #endif
 
 /* Raised whenever a function here changes its meaning, its arguments, or goes away. */
-#define NMK_ABI_VERSION 5
+#define NMK_ABI_VERSION 6
 
 /* Bits of nmk_cpu_features(). A bit keeps its place for good. */
 #define NMK_AVX2 (UINT64_C(1) << 0)
@@ -84,6 +84,11 @@ NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uin
 
 /* How many levels it has, 1 or more: the last keeps all its weights, a lower one some of the next one's. */
 NMK_API uint32_t nmk_program_levels(const nmk_program* program);
+
+/* How many columns of an image fill what its kernels compute at a time: a width takes about as long as
+ * the next multiple of it.
+ */
+NMK_API uint32_t nmk_program_full_width(const nmk_program* program);
 
 /* The channels of an input; not 0 if there is no such input. */
 NMK_API int nmk_program_input(const nmk_program* program, uint32_t index, uint32_t* channels);
