@@ -225,9 +225,9 @@ def test_nan_comes_through_where_it_belongs(isa):
     x = noise(1, 4, 8, 40)
     x[0, 1, 4, 20] = np.nan
     shape = ConvShape((3, 3), padding=SAME)
-    weight = np.ones((2, 4, 3, 3), np.float32)
+    weight = np.ones((4, 4, 3, 3), np.float32)
     packed = single(
-        Kind.CONV2D, [4], 2, params=shape.params(), data=conv_data(weight, None, False),
+        Kind.CONV2D, [4], 4, params=shape.params(), data=conv_data(weight, None, False),
         activation=Activation.RELU,
     )  # fmt: skip
     (found,) = NativeProgram(packed).run([x])

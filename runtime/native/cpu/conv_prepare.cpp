@@ -63,11 +63,12 @@ void set_tile(Conv& conv, const Kernels& kernels) {
 //
 // L1 for sparse kernels, which load as much as they compute. Measured on Zen 4: half of L1 (more
 // blocks, so more accumulators loaded and stored) is 5 to 10 % slower, twice L1 10 to 15 %. Dense
-// kernels of four outputs reuse each load four times and gain 3 % from larger blocks in L2.
+// kernels of 16 lanes, which reuse each load four times and take six positions at once, gain 3 % from
+// larger blocks in L2; those of 8 lanes, three positions at once, lose 8 % by them (384 -> 64, Zen 3).
 int block_of(const Conv& conv, const Kernels& kernels) {
     static const long level1 = cache_size(_SC_LEVEL1_DCACHE_SIZE, 32768);
     static const long level2 = cache_size(_SC_LEVEL2_CACHE_SIZE, 262144);
-    const bool reuses = conv.method == Method::dense && kernels.dense_group >= 4;
+    const bool reuses = conv.method == Method::dense && kernels.lanes >= 16;
     const size_t channel =
         conv.rows.size() * conv.columns.size() * static_cast<size_t>(kernels.lanes) * sizeof(float);
     const long fitting = (reuses ? level2 / 2 : level1) / static_cast<long>(channel);

@@ -1,6 +1,7 @@
 // Vectors of one ISA -> its kernels: packing, sparse and dense tiles, pointwise, moments.
 //
-// Included once for each ISA, after NMK_LANES, NMK_SPACE, NMK_GROUP (outputs of a dense group).
+// Included once for each ISA, after NMK_LANES, NMK_SPACE, NMK_GROUP (outputs of a dense group) and
+// NMK_POSITIONS (of a row of a tile that a dense group takes at once, as many as there are registers for).
 #include "vectors.h"
 
 namespace nmk {
@@ -131,34 +132,49 @@ void nm_tile(const TileJob& job) {
     }
 }
 
-// G output channels of one row of the tile over a block of input channels: P loads and G broadcasts
-// for G * P FMAs.
-template <int P>
+// G output channels of `Count` of the P positions of a row over a block of input channels: Count loads
+// and G broadcasts for G * Count FMAs.
+template <int P, int Count>
 inline __attribute__((always_inline)) void add_dense(float* partial, const TileJob& job,
                                                      const float* tile, const float* weight,
                                                      int channels, bool fresh) {
-    Vec sum[G][P];
+    Vec sum[G][Count];
 #pragma GCC unroll 8
     for (int g = 0; g < G; ++g) {
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) sum[g][p] = fresh ? Vec{} : load(partial + (g * P + p) * L);
+        for (int p = 0; p < Count; ++p) sum[g][p] = fresh ? Vec{} : load(partial + (g * P + p) * L);
     }
     for (int channel = 0; channel < channels; ++channel, tile += job.tile_channel) {
         for (int t = 0; t < job.tap_count; ++t, weight += G) {
             const float* q = tile + job.tap_offsets[t];
+            Vec inputs[Count];
 #pragma GCC unroll 8
-            for (int p = 0; p < P; ++p) {
-                const Vec x = load(q + p * L);
+            for (int p = 0; p < Count; ++p) inputs[p] = load(q + p * L);
 #pragma GCC unroll 8
-                for (int g = 0; g < G; ++g) sum[g][p] += weight[g] * x;
+            for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 8
+                for (int p = 0; p < Count; ++p) sum[g][p] += weight[g] * inputs[p];
             }
         }
     }
 #pragma GCC unroll 8
     for (int g = 0; g < G; ++g) {
 #pragma GCC unroll 8
-        for (int p = 0; p < P; ++p) store(partial + (g * P + p) * L, sum[g][p]);
+        for (int p = 0; p < Count; ++p) store(partial + (g * P + p) * L, sum[g][p]);
     }
+}
+
+// All P positions, in equal parts where registers do not suffice.
+template <int P>
+inline __attribute__((always_inline)) void add_dense_row(float* partial, const TileJob& job,
+                                                         const float* tile, const float* weight,
+                                                         int channels, bool fresh) {
+    constexpr int parts = (P + NMK_POSITIONS - 1) / NMK_POSITIONS, wide = (P + parts - 1) / parts;
+    constexpr int rest = P - wide * (parts - 1);
+    for (int part = 1; part < parts; ++part, partial += wide * L, tile += wide * L) {
+        add_dense<P, wide>(partial, job, tile, weight, channels, fresh);
+    }
+    add_dense<P, rest>(partial, job, tile, weight, channels, fresh);
 }
 
 template <int P>
@@ -173,7 +189,7 @@ void dense_tile(const TileJob& job) {
                 for (int out = first; out < stop; out += G) {
                     const float* weight =
                         job.weights + (out / G * static_cast<ptrdiff_t>(job.channels) + in) * channel_weights;
-                    add_dense<P>(job.partial + (out - first) * P * L, job, tile, weight, count, in == 0);
+                    add_dense_row<P>(job.partial + (out - first) * P * L, job, tile, weight, count, in == 0);
                     fetch(*job.ahead, job.channels);
                 }
             }

@@ -3,6 +3,7 @@
 
 #define NMK_LANES 16
 #define NMK_GROUP 4
+#define NMK_POSITIONS 6
 #define NMK_WINOGRAD_GROUP 8
 #define NMK_SPACE amx
 #define NMK_TABLE kAmxKernels

@@ -1,6 +1,7 @@
 // The kernels named amx in plain C++: what AMX would compute, on any processor; for tests.
 #define NMK_LANES 16
 #define NMK_GROUP 4
+#define NMK_POSITIONS 6
 #define NMK_WINOGRAD_GROUP 8
 #define NMK_SPACE tiles
 #define NMK_TABLE kTilesKernels
