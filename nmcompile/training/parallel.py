@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -48,7 +49,13 @@ class World:
         """The module, its gradients averaged over all processes in each backward run."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        # Strides along an axis of length 1, as in 1x1 kernels, mean nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():  # torch 2.13 has another name for it, earlier ones have not
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+            return DistributedDataParallel(
+                module, broadcast_buffers=False, find_unused_parameters=True
+            )
 
     def alone(self, wrapped: nn.Module) -> AbstractContextManager[None]:
         """Backward runs in this context add to the gradients without averaging them."""

@@ -48,6 +48,7 @@ def test_two_processes_train_as_one(place):
     for words in (alone, [*both, script, "."]):
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
+        assert "FutureWarning" not in done.stderr
         training = json.loads((place / "engine/receipt.json").read_text())["training"]
         points = training["curve"][1:]
         curves.append([value for p in points for value in (p["loss"], p["psnr"]) if value])
