@@ -57,6 +57,8 @@ class Layer:
         pattern: what it is.
         reason: why.
         through: layers that all it gives passes through; if one of them is skipped, so may it be.
+        repeats: layers each of which, if it is skipped, gives this one what it reads elsewhere too,
+            in as many of its inputs as that layer has outputs: so many it need not read.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Layer:
     pattern: Pattern = DENSE
     reason: str = ""
     through: tuple[str, ...] = ()
+    repeats: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> Choice:

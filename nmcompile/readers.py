@@ -88,6 +88,23 @@ def through(module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
     }
 
 
+def repeats(module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
+    """By weight name, the weights without which it would be given something twice.
+
+    A 1x1 convolution gathers results and what was added to them, side by side, as IMDN's does with
+    its blocks: where the branch between two of them is skipped, they differ by its bias.
+    """
+    uses, found = weight_uses(module), dict[str, tuple[str, ...]]()
+    for name, nodes in uses.items():
+        conv = read_conv(nodes[0])
+        if len(nodes) == 1 and conv is not None and conv.op == "conv2d" and conv.groups == 1:
+            pieces = _pieces(conv.source) if not any(conv.padding) else []
+            ends = (_end_of_branch(piece, pieces) for piece in pieces)
+            names = tuple(end for end in ends if end is not None and len(uses[end]) == 1)
+            found |= {name: names} if names else {}
+    return found
+
+
 def counted(program: Program) -> Plan:
     """The plan of a pruned network, its MACs without those of outputs that nobody reads."""
     plan = program.the_plan
@@ -164,6 +181,26 @@ def _of_piece(node: fx.Node, cat: fx.Node, whole: Readers) -> Readers:
             found = [a | b for a, b in zip(found, own, strict=True)]
         first += size
     return found
+
+
+def _pieces(source: fx.Node) -> list[fx.Node]:
+    """What a concatenation of channels joins; nothing of another node."""
+    if source.target is not aten.cat.default or not _is_by_channel(source):
+        return []
+    return list(named_arguments(source)["tensors"])
+
+
+def _end_of_branch(piece: fx.Node, pieces: Collection[fx.Node]) -> str | None:
+    """The weight whose result a piece is, added to another piece."""
+    if piece.target is not aten.add.Tensor or piece.kwargs.get("alpha", 1) != 1:
+        return None
+    for branch, other in (piece.args[:2], piece.args[1::-1]):
+        if not isinstance(branch, fx.Node) or len(branch.users) != 1 or other not in pieces:
+            continue
+        conv = read_conv(branch)
+        if conv is not None:
+            return str(conv.weight.target)
+    return None
 
 
 def _is_by_channel(node: fx.Node) -> bool:

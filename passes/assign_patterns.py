@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import fx
 
@@ -56,6 +56,8 @@ def options(plan: Plan, valued: Callable[[Choice], tuple[float, float]]) -> list
     Returns:
         An option for each choice; where a layer can be skipped and there are others that all it
         gives passes through, one more, which loses nothing besides them. `picked` reads its index.
+        Behind the layers stand the inputs that layers need not read if others are skipped, each
+        with the choices of its layer, of which that layer has to take the same, and to be gone.
     """
     skips = {
         layer.name: (number, [x.pattern for x in layer.choices].index(SKIP))
@@ -70,7 +72,47 @@ def options(plan: Plan, valued: Callable[[Choice], tuple[float, float]]) -> list
             skipped = dataclasses.replace(layer.choices[skips[layer.name][1]], loss=0.0)
             own.append(Option(*valued(skipped), behind))
         table.append(own)
-    return table
+    return _without_repeats(plan, table, skips, valued)
+
+
+def _without_repeats(
+    plan: Plan,
+    table: list[list[Option]],
+    skips: Mapping[str, tuple[int, int]],
+    valued: Callable[[Choice], tuple[float, float]],
+) -> list[list[Option]]:
+    """The table where what a layer takes is split by the inputs that it may not have to read."""
+
+    def same(number: int, pattern: Pattern) -> tuple[tuple[int, int], ...]:
+        """The options by which a layer takes a pattern: a choice, and to be skipped with others."""
+        layer, count = plan.layers[number], len(table[number])
+        return tuple((number, at) for at in range(count) if picked(layer, at) == pattern)
+
+    behind = []
+    for number, layer in enumerate(plan.layers):
+        inputs = left = layer.shape[1]
+        for name in (x for x in layer.repeats if x in skips):
+            end = skips[name][0]
+            count = plan.layers[end].shape[0]
+            left -= count
+            parts = [
+                Option(*valued(_part(choice, count / inputs)), same(number, choice.pattern))
+                for choice in layer.choices
+            ]
+            gone = Option(*valued(_part(layer.choices[0], 0)), same(end, SKIP))
+            behind.append([*parts, gone])
+        if left < inputs:
+            own = [_part(choice, left / inputs, choice.loss) for choice in layer.choices]
+            table[number][: len(own)] = [Option(*valued(choice)) for choice in own]
+    return table + behind
+
+
+def _part(choice: Choice, share: float, loss: float | None = 0.0) -> Choice:
+    """A share of what a choice takes."""
+    latency = None if choice.latency_ms is None else share * choice.latency_ms
+    return dataclasses.replace(
+        choice, macs=round(share * choice.macs), latency_ms=latency, loss=loss
+    )
 
 
 def picked(layer: Layer, index: int) -> Pattern:
@@ -175,7 +217,8 @@ def _assigned(plan: Plan, offered: Plan, chosen: list[int], why: str) -> Plan:
     """The plan with the choices of those numbers among the ones that were offered."""
     patterns: dict[str, Pattern] = {}
     reasons: dict[str, str] = {}
-    for layer, few, index in zip(plan.layers, offered.layers, chosen, strict=True):
+    own = chosen[: len(plan.layers)]
+    for layer, few, index in zip(plan.layers, offered.layers, own, strict=True):
         patterns[layer.name] = picked(few, index)
         if len(layer.choices) > 1:
             reasons[layer.name] = why if index else f"dense is best: {why}"

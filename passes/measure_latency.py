@@ -14,7 +14,7 @@ from nmcompile.pattern import DENSE, SKIP, Pattern
 from nmcompile.pipeline import compiler_pass
 from nmcompile.plan import Choice, Layer
 from nmcompile.program import Program
-from nmcompile.readers import Readers, channel_readers, sole_reader, through
+from nmcompile.readers import Readers, channel_readers, repeats, sole_reader, through
 from nmcompile.shapes import Shapes, shapes_at
 
 # A layer below this share of the network's MACs cannot pay for the risk of pruning it.
@@ -35,7 +35,8 @@ def measure_latency(program: Program, ctx: Context) -> Program:
     chain is counted as if the next read everything, so that a chain takes no more than this says
     unless its layers keep very unlike shares.
 
-    A layer that is skipped takes no time, nor do those that serve it alone.
+    A layer that is skipped takes no time, nor do those that serve it alone, nor what a layer behind
+    it takes to read the same twice.
 
     Raises:
         NmcompileError: `skip` is a candidate where what is skipped would still be computed.
@@ -51,7 +52,9 @@ def measure_latency(program: Program, ctx: Context) -> Program:
             f"pattern {SKIP}: target {ctx.target.name} would compute what is skipped, as libnmk "
             "does not run the whole network (--target cpu may); name other --patterns"
         )
-    serves = through(program.module) if SKIP in ctx.patterns else {}
+    skips = SKIP in ctx.patterns
+    serves = through(program.module) if skips else {}
+    twice = repeats(program.module) if skips else {}
     layers = []
     with ctx.reporter.stage("measuring latency", len(plan.layers)) as step:
         for layer in plan.layers:
@@ -60,7 +63,13 @@ def measure_latency(program: Program, ctx: Context) -> Program:
                 for node in uses[layer.name]
             ]
             with_choices = _with_choices(layer, calls, plan.dense_macs, ctx)
-            layers.append(dataclasses.replace(with_choices, through=serves.get(layer.name, ())))
+            layers.append(
+                dataclasses.replace(
+                    with_choices,
+                    through=serves.get(layer.name, ()),
+                    repeats=twice.get(layer.name, ()),
+                )
+            )
             step()
     return program.with_plan(plan.with_layers(layers))
 

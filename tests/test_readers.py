@@ -1,5 +1,6 @@
 """Small networks -> who reads each channel of their convolutions."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -7,7 +8,7 @@ from nmcompile.capture import capture
 from nmcompile.convs import get_tensor, read_conv, set_tensor
 from nmcompile.passes import analyze_cost
 from nmcompile.pipeline import run_passes
-from nmcompile.readers import channel_readers, counted, live_channels, through
+from nmcompile.readers import channel_readers, counted, live_channels, repeats, through
 from tests.networks import Around, cleaned, context, conv
 
 
@@ -144,6 +145,39 @@ def test_what_all_that_a_layer_gives_passes_through():
         "c": {"tail"},
         "tail": set(),
     }
+
+
+def gathered(net, x):
+    """Two residual branches after each other; all three results are gathered, one of them last."""
+    x = net.head(x)
+    y = x + net.b(torch.relu(net.a(x)))
+    z = net.c(y) + y
+    return net.tail(torch.cat((x, z, y), 1))
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, ("c.weight", "b.weight")),
+        ({"tail": conv(12, 3)}, ()),  # beyond the image's ends there is no bias
+        ({"a": conv(4, 4, groups=2), "b": conv(4, 4, groups=2)}, ("c.weight", "b.weight")),
+    ],
+)
+def test_what_is_given_twice_where_a_branch_is_skipped(changed, expected):
+    layers = LAYERS | {"tail": conv(12, 3, 1)} | changed
+    del layers["gate"]
+    found = repeats(capture(Network(gathered, **layers)).module)
+    assert found == ({"tail.weight": expected} if expected else {})
+
+
+def test_a_branch_whose_result_is_read_by_others_is_not_given_twice():
+    def forward(net, x):
+        x = net.head(x)
+        y = net.b(x)
+        return net.tail(torch.cat((x, x + y, y), 1))
+
+    layers = {"head": conv(3, 4), "b": conv(4, 4), "tail": conv(12, 3, 1)}
+    assert repeats(capture(Network(forward, **layers)).module) == {}
 
 
 def test_what_serves_a_skipped_layer_alone_is_not_counted(tmp_path):

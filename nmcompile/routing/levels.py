@@ -180,7 +180,7 @@ def _assigned(plan: Plan, below: Plan | None, spec: RouteSpec, level: int) -> Pl
         )
     patterns = {
         layer.name: picked(layer, index)
-        for layer, index in zip(offered.layers, chosen, strict=True)
+        for layer, index in zip(offered.layers, chosen[: len(offered.layers)], strict=True)
     }
     budget = str(Budget(quantity, share, "x"))
     reasons = {

@@ -243,6 +243,55 @@ def test_with_the_end_of_a_branch_goes_what_serves_it_alone(program, ctx, text, 
     assert found.loss == pytest.approx(expected)
 
 
+# Two branches, and what gathers their results and the value before them: 12 inputs, 4 from each.
+GATHERED = plan(
+    layer("one", ("dense", 100, 1.0, 0.0), ("skip", 0, 0.0, 0.05), shape=(4, 4, 3, 3)),
+    layer("two", ("dense", 100, 1.0, 0.0), ("skip", 0, 0.0, 0.02), shape=(4, 4, 3, 3)),
+    layer("all", ("dense", 900, 9.0, 0.0), ("2:4", 450, 4.5, 0.03), ("skip", 0, 0.0, 5.0),
+          shape=(4, 12, 1, 1), repeats=("one", "two")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ("latency=11ms", ["dense", "dense", "dense"]),
+        ("latency=7ms", ["dense", "skip", "dense"]),  # 1 + 6; 2:4 would lose more
+        ("latency=6.9ms", ["dense", "dense", "2:4"]),  # 2 + 4.5
+        ("latency=4.1ms", ["dense", "skip", "2:4"]),  # 1 + 3
+        ("latency=3ms", ["skip", "skip", "dense"]),
+        ("latency=1.5ms", ["skip", "skip", "2:4"]),
+        ("macs=0.6", ["dense", "dense", "2:4"]),
+        ("latency=0.5ms", ["skip", "skip", "skip"]),
+    ],
+)
+def test_inputs_that_repeat_others_take_nothing(program, ctx, text, chosen):
+    assert [str(x.pattern) for x in assigned(program, ctx, text, GATHERED).layers] == chosen
+
+
+def test_inputs_that_repeat_others_gain_within_a_loss_limit():
+    chosen = [[str(x.pattern) for x in within_loss(GATHERED, loss).layers]
+              for loss in (0.02, 0.03, 0.05, 0.07, 0.1)]  # fmt: skip
+    assert chosen == [
+        ["dense", "skip", "dense"],  # 7 ms
+        ["dense", "dense", "2:4"],  # 6.5
+        ["dense", "skip", "2:4"],  # 4
+        ["skip", "skip", "dense"],  # 3
+        ["skip", "skip", "2:4"],  # 1.5
+    ]
+
+
+def test_a_branch_that_cannot_be_skipped_keeps_its_inputs(program, ctx):
+    one = GATHERED.layers[0]
+    fixed = GATHERED.with_layers(
+        [dataclasses.replace(one, choices=one.choices[:1]), *GATHERED.layers[1:]]
+    )
+    found = assigned(program, ctx, "latency=4.1ms", fixed)
+    assert [str(x.pattern) for x in found.layers] == ["dense", "skip", "2:4"]
+    with pytest.raises(NmcompileError, match=r"nearest possible is latency=1\.000ms"):
+        assigned(program, ctx, "latency=0.5ms", fixed)
+
+
 def test_a_loss_limit_counts_a_branch_once():
     found = within_loss(BRANCH, 0.05)
     assert [str(x.pattern) for x in found.layers] == ["skip", "skip", "dense"]

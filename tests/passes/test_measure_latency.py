@@ -255,3 +255,25 @@ def test_a_target_that_computes_what_is_skipped_refuses_it(ctx, given):
     portable = dataclasses.replace(ctx, target=make_target("onnx"), **given)
     with pytest.raises(NmcompileError, match=r"skip: target onnx would .*; name other --patterns"):
         measured(Branch(), portable)
+
+
+class Gathering(Branch):
+    """The same, and a 1x1 convolution over the value before and after the branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tail = conv(16, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head(x)
+        return self.tail(torch.cat((x, x + self.second(torch.relu(self.first(x)))), 1))
+
+
+def test_what_would_be_read_twice_is_named(ctx):
+    native = dataclasses.replace(ctx, target=make_target("cpu"), patterns=(SKIP,))
+    found = measured(Gathering(), native)
+    assert {x.name: x.repeats for x in found.layers if x.repeats} == {
+        "tail.weight": ("second.weight",)
+    }
+    without = measured(Gathering(), dataclasses.replace(native, patterns=(HALF,)))
+    assert not any(x.repeats for x in without.layers)
