@@ -82,6 +82,8 @@ def test_foreign_library_says_what_to_do(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("unloaded")
 def test_other_abi_says_what_to_do(monkeypatch):
+    found = native.ABI_VERSION
     monkeypatch.setattr(native, "ABI_VERSION", 99)
-    with pytest.raises(NmcompileError, match=r"ABI version 5, this nmcompile needs 99; .*make"):
+    told = rf"ABI version {found}, this nmcompile needs 99; .*make"
+    with pytest.raises(NmcompileError, match=told):
         native.library()
