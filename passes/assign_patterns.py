@@ -92,7 +92,9 @@ def _without_repeats(
     for number, layer in enumerate(plan.layers):
         inputs = left = layer.shape[1]
         for name in (x for x in layer.repeats if x in skips):
-            end = skips[name][0]
+            end, index = skips[name]
+            if not math.isfinite(plan.layers[end].choices[index].loss or 0.0):
+                continue  # never skipped
             count = plan.layers[end].shape[0]
             left -= count
             parts = [

@@ -292,6 +292,17 @@ def test_a_branch_that_cannot_be_skipped_keeps_its_inputs(program, ctx):
         assigned(program, ctx, "latency=0.5ms", fixed)
 
 
+def test_a_branch_without_which_the_output_is_no_number_keeps_its_inputs(program, ctx):
+    one = GATHERED.layers[0]
+    lost = [one.choices[0], dataclasses.replace(one.choices[1], loss=float("inf"))]
+    found = GATHERED.with_layers(
+        [dataclasses.replace(one, choices=tuple(lost)), *GATHERED.layers[1:]]
+    )
+    for text, chosen in (("latency=4.1ms", "2:4"), ("latency=1.5ms", "skip")):
+        taken = [str(x.pattern) for x in assigned(program, ctx, text, found).layers]
+        assert taken == ["dense", "skip", chosen]
+
+
 def test_a_loss_limit_counts_a_branch_once():
     found = within_loss(BRANCH, 0.05)
     assert [str(x.pattern) for x in found.layers] == ["skip", "skip", "dense"]
