@@ -255,7 +255,7 @@ def _route(
         with clock.stage("fine-tuning", bar=True):
             nested, trained = train_all_levels(dense, made, source, recipe, spec, ctx, world)
         training = training_facts(trained, recipe, world)
-    with clock.stage("training the difficulty head", bar=True):
+    with clock.stage("training the difficulty head", bar=True), world.waited_for():
         return make_adaptive(dense, nested, source, recipe, spec, ctx), training
 
 

@@ -119,10 +119,7 @@ def started(
     # The plan of a network with other weights, images, budget or way to masks would still fit.
     names = hashlib.sha256("\n".join(source.names).encode()).hexdigest()
     asked = f"{checkpoint.weights_digest(dense)} {names} {ctx.task} {ctx.budget} {what}"
-    found: dict[str, Any] = world.told(
-        _start(make, recipe, ctx, asked) if world.rank == 0 else None
-    )
-    return found
+    return world.made(lambda: _start(make, recipe, ctx, asked))
 
 
 def training_facts(trained: Trained, recipe: Recipe, world: World) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class ReassignPolicy(FixedPolicy):
             return ()
         self._looked += 1
         # One process decides: losses measured in another may differ in their last bits.
-        changed = self._world.told(self._changed() if self._world.rank == 0 else {})
+        changed = self._world.made(self._changed)
         return self._take(changed) if changed else ()
 
     def describe(self) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nmcompile.errors import NmcompileError
 
 _PATIENCE = timedelta(days=1)  # the others wait while rank 0 measures and prunes
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,27 @@ class World:
         held = [value]
         dist.broadcast_object_list(held, device=self.device("auto"))
         return held[0]
+
+    def made(self, make: Callable[[], Made]) -> Made:
+        """What rank 0 makes, with the threads of those that wait; told to all."""
+        if self.size == 1:
+            return make()
+        made = None
+        if self.rank == 0:
+            with self.waited_for():
+                made = make()
+        found: Made = self.told(made)
+        return found
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Here this process has the threads of all processes on its machine: the others wait."""
+        own = torch.get_num_threads()
+        torch.set_num_threads(own * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(own)
 
     def device(self, wanted: str) -> torch.device:
         """Where this process trains: its own GPU, or the CPU."""

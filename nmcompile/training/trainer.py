@@ -252,7 +252,7 @@ class _Run:
         before there is a head that chooses.
         """
         with self._averaged():
-            levels = self.world.told(self._psnrs() if self.world.rank == 0 else [])
+            levels = self.world.made(self._psnrs)
             psnr = fmean(levels)
             patterns = {name: str(p) for name, p in self.policy.patterns().items()}
             if not self.best or self.best["patterns"] != patterns or psnr > self.best["psnr"]:
@@ -338,7 +338,7 @@ class _Run:
 
     def _resume(self) -> None:
         # Read by one process: the others may run on machines that do not have the folder.
-        content = self.world.told(self._read() if self.world.rank == 0 else None)
+        content = self.world.made(self._read)
         self.step, self.elapsed = content["step"], content["elapsed"]
         self.network.load(content["module"])
         self.optimiser.load_state_dict(content["optimiser"])

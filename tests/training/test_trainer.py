@@ -250,6 +250,14 @@ def test_shares_of_a_batch_make_the_batch(case):
         World(0, 3).share(4)
 
 
+def test_the_first_process_has_the_threads_of_those_that_wait(monkeypatch):
+    own = torch.get_num_threads()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with World(0, 3).waited_for():
+        assert torch.get_num_threads() == 3 * own
+    assert torch.get_num_threads() == own
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [("600", {"steps": 600}), ("90s", {"seconds": 90}), ("1.5h", {"seconds": 5400})],
