@@ -31,8 +31,12 @@ class Area:
         return self.rows.window.size * self.columns.window.size
 
     def work(self, full_width: int) -> int:
-        """What running it takes, in pixels: rows are computed up to a multiple of a full width."""
-        return self.rows.window.size * up(self.columns.window.size, full_width)
+        """What running it takes, in pixels: lines are computed up to a multiple of a full width.
+
+        Its rows or its columns, whichever takes less, as libnmk runs it.
+        """
+        height, width = self.rows.window.size, self.columns.window.size
+        return min(height * up(width, full_width), width * up(height, full_width))
 
 
 def cells(

@@ -16,7 +16,7 @@ from typing import Any
 
 from nmcompile.errors import NmcompileError
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 # Families whose kernels gain by bf16: vdpbf16ps and AMX.
 GAIN_BY_BF16 = ("amx", "avx512_fp16", "avx512_bf16")
 # Families whose vectors hold twice as many halves, and compute them.

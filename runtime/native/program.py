@@ -27,7 +27,7 @@ class NativeProgram:
         operations: how many steps it consists of.
         levels: how many it has; the last keeps all weights, a lower one some of the next one's.
         full_width: columns that fill what its kernels compute at a time: a width takes about as
-            long as the next multiple of it.
+            long as the next multiple of it. A tall image may run transposed, by its height then.
     """
 
     def __init__(self, packed: bytes, source: str = "program") -> None:

@@ -58,7 +58,7 @@ def test_a_cell_whose_level_gains_less_than_its_overlap_takes_joins_the_others()
     values = np.zeros((3, 3, 2))
     values[:, :, 1] = -0.5
     values[1, 1, 1] = 1  # 53 x 53 pixels of its own, 61 x 64 computed, and its neighbours' more
-    found = [partition(rows, columns, values, [price] * 2, 64) for price in (1e-5, 1e-3)]
+    found = [partition(rows, columns, values, [price] * 2, 64) for price in (1e-5, 2e-3)]
     assert [[area.level for area in areas] for areas in found] == [[0, 0, 1, 0, 0], [0]]
 
 
@@ -74,8 +74,9 @@ def test_an_area_pays_for_full_widths():
     """Windows of 61 and 115 columns for one of 168: 8 more, or 112 where 56 are one full width."""
     rows, columns = cells(60, 64, 8), cells(168, 64, 8)
     values = chosen([[1, 0, 0]], 2)
-    found = [partition(rows, columns, values, [1e-3] * 2, full) for full in (1, 56)]
-    assert [[area.level for area in areas] for areas in found] == [[1, 0], [0]]
+    for one, other, worth in ((rows, columns, values), (columns, rows, values.swapaxes(0, 1))):
+        found = [partition(one, other, worth, [1e-3] * 2, full) for full in (1, 56)]
+        assert [[area.level for area in areas] for areas in found] == [[1, 0], [0]]
 
 
 def brute(rows, columns, values, prices, full):
@@ -86,7 +87,8 @@ def brute(rows, columns, values, prices, full):
         return last.window.stop - first.window.start, last.inner.stop - first.inner.start
 
     (tall, high), (broad, wide) = span(rows), span(columns)
-    beyond = tall * -(-broad // full) * full - high * wide
+    work = min(tall * -(-broad // full), broad * -(-tall // full)) * full
+    beyond = work - high * wide
     found, levels = max(values.sum((0, 1)) - np.multiply(prices, beyond)), values.argmax(2)
     for i in range(1, len(rows)):
         if (levels[i] != levels[i - 1]).any():

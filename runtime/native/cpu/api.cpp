@@ -2,12 +2,15 @@
 
 #include <cstring>
 #include <exception>
+#include <utility>
 
 #include "nmk.h"
 #include "program.h"
+#include "turned.h"
 
 struct nmk_program {
     std::unique_ptr<nmk::Program> held;
+    std::unique_ptr<nmk::Turned> turned;
 };
 
 namespace {
@@ -33,12 +36,30 @@ int guarded(char* text, size_t size, const Body& body) {
 }
 
 // The caller's heights and widths, one pair for each input; kept by the thread, to allocate once.
-const std::vector<nmk::Shape>& shapes_of(const nmk::Program& program, const int64_t* sizes) {
+std::vector<nmk::Shape>& shapes_of(const nmk::Program& program, const int64_t* sizes) {
     if (sizes == nullptr) throw nmk::Error("no sizes given");
     thread_local std::vector<nmk::Shape> shapes;
     shapes.clear();
     for (uint32_t i = 0; i < program.inputs; ++i) shapes.push_back({sizes[2 * i], sizes[2 * i + 1]});
     return shapes;
+}
+
+// Runs it whichever way round takes less.
+void run(nmk_program& program, const float* const* inputs, int64_t batch, const int64_t* sizes,
+         float* const* outputs, int threads, int level, double* seconds) {
+    std::vector<nmk::Shape>& shapes = shapes_of(*program.held, sizes);
+    nmk::Program* turned = program.turned->faster(shapes[0]);
+    if (turned != nullptr) {
+        std::swap(shapes[0].height, shapes[0].width);
+        try {
+            nmk::run_program(*turned, inputs, batch, shapes, outputs, threads, level, seconds);
+            return;
+        } catch (const nmk::Error&) {
+            std::swap(shapes[0].height, shapes[0].width);
+        }
+    }
+    nmk::run_program(*program.held, inputs, batch, shapes, outputs, threads, level, seconds);
+    if (turned != nullptr) program.turned->give_up();  // upright it can be run
 }
 
 }  // namespace
@@ -49,6 +70,7 @@ nmk_program* nmk_program_load(const void* bytes, size_t size, char* text, size_t
         if (bytes == nullptr) throw nmk::Error("no program given");
         auto made = std::make_unique<nmk_program>();
         made->held = nmk::load_program(bytes, size);
+        made->turned = std::make_unique<nmk::Turned>(bytes, size, *made->held);
         program = made.release();
     });
     return program;
@@ -93,8 +115,7 @@ int nmk_program_run(nmk_program* program, const float* const* inputs, int64_t ba
                     const int64_t* sizes, float* const* outputs, int threads, int level, char* text,
                     size_t text_size) {
     return guarded(text, text_size, [&] {
-        nmk::Program& held = *program->held;
-        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, level, nullptr);
+        run(*program, inputs, batch, sizes, outputs, threads, level, nullptr);
     });
 }
 
@@ -102,7 +123,6 @@ int nmk_program_profile(nmk_program* program, const float* const* inputs, int64_
                         const int64_t* sizes, float* const* outputs, int threads, int level, double* seconds,
                         char* text, size_t text_size) {
     return guarded(text, text_size, [&] {
-        nmk::Program& held = *program->held;
-        nmk::run_program(held, inputs, batch, shapes_of(held, sizes), outputs, threads, level, seconds);
+        run(*program, inputs, batch, sizes, outputs, threads, level, seconds);
     });
 }

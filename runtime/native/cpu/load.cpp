@@ -7,6 +7,7 @@
 
 #include "folds.h"
 #include "program.h"
+#include "turned.h"
 #include "unread.h"
 
 namespace nmk {
@@ -162,6 +163,7 @@ public:
         }
         if (record.activation == static_cast<uint32_t>(Activation::prelu)) {
             operation.values[kSlopes] = data_.floats(record.data[kSlopes], computed_channels(record), "slopes");
+            if (program_.turned) turn_channels(record, operation.values[kSlopes]);
         }
         program_.operations.push_back(std::move(operation));
         layers_.resize(program_.operations.size());
@@ -243,6 +245,9 @@ private:
         std::vector<uint8_t> levels = unpack_levels(data_, record, weights, in / groups, program_.levels);
         layers_.resize(program_.operations.size() + 1);
         layers_.back() = {static_cast<int>(in), static_cast<int>(out), std::move(weights), std::move(levels)};
+        if (!program_.turned) return;
+        turn_layer(record, layers_.back());
+        turn_channels(record, operation.values[kBias]);
     }
 
     void pack_conv(Operation& operation, const Layer& layer, const std::vector<std::vector<Same>>& same,
@@ -343,7 +348,7 @@ void read_tables(Program& program, const HeaderRecord& header, Reader& reader) {
 
 }  // namespace
 
-std::unique_ptr<Program> load_program(const void* bytes, size_t size) {
+std::unique_ptr<Program> load_program(const void* bytes, size_t size, bool turned) {
     auto program = std::make_unique<Program>();
     Reader reader(bytes, size);
     const auto header = reader.next<HeaderRecord>();
@@ -352,7 +357,7 @@ std::unique_ptr<Program> load_program(const void* bytes, size_t size) {
     require(header.bytes == size, "its size is not what it says");
     require(header.isa <= static_cast<uint32_t>(Isa::amx), "instruction set");
     require(header.levels >= 1 && header.levels <= kMostLevels && header.zero == 0, "number of levels");
-    program->levels = header.levels;
+    program->levels = header.levels, program->turned = turned;
     const char* why_not = "";
     program->kernels = choose_kernels(static_cast<Isa>(header.isa), &why_not);
     if (program->kernels == nullptr) throw Error(why_not);
@@ -368,7 +373,7 @@ std::unique_ptr<Program> load_program(const void* bytes, size_t size) {
     require(reader.left() >= padding, "it ends too early");
     Loader loader(*program, Data{reader.rest() + padding, reader.left() - padding});
     for (uint32_t i = 0; i < header.inputs; ++i) loader.mark_written(i);
-    for (const OperationRecord& record : records) loader.add(record);
+    for (const OperationRecord& record : records) loader.add(turned_record(record, turned));
     for (uint32_t output : program->outputs) require(loader.is_written(output), "an output that nothing wrote");
     loader.pack();
     return program;

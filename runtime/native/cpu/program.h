@@ -41,6 +41,7 @@ struct Program {
     std::vector<uint32_t> outputs;
     std::vector<Operation> operations;
     uint32_t inputs = 0, levels = 1;
+    bool turned = false;  // rows are the images' columns, see turned.h
 
     // Idle workspaces; a run takes one away, so that several threads may run at once.
     std::mutex guard;
@@ -50,8 +51,8 @@ struct Program {
     ~Program();
 };
 
-// Reads and checks every field; throws Error. `bytes` need not outlive the call.
-std::unique_ptr<Program> load_program(const void* bytes, size_t size);
+// Reads and checks every field; throws Error. `bytes` need not outlive the call. `turned`: see turned.h.
+std::unique_ptr<Program> load_program(const void* bytes, size_t size, bool turned = false);
 
 struct Shape {
     int64_t height = 0, width = 0;
@@ -59,8 +60,8 @@ struct Shape {
 
 inline bool operator==(Shape a, Shape b) { return a.height == b.height && a.width == b.width; }
 
-// Runs a level of the program on each image of a batch, `sizes` one an input; throws Error. Adds to
-// `seconds` (or null) what each operation took.
+// Runs a level of the program on each image of a batch, `sizes` one an input (of a turned program
+// turned, while images stay upright); throws Error. Adds to `seconds` (or null) what each operation took.
 void run_program(Program& program, const float* const* inputs, int64_t batch,
                  const std::vector<Shape>& sizes, float* const* outputs, int threads, int level,
                  double* seconds);

@@ -86,11 +86,11 @@ private:
         const View out = view(stage.value, stage.slot, thread);
         const int lanes = program_.kernels->lanes;
         if (stage.role == Role::load) {
-            to_strips(inputs_[stage.index] + number_ * out.channels * out.height * out.width, out, lanes,
-                      rows);
+            to_strips(inputs_[stage.index] + number_ * out.channels * out.height * out.width, out,
+                      program_.turned, lanes, rows);
         } else if (stage.role == Role::store) {
-            from_strips(in, outputs_[stage.index] + number_ * in.channels * in.height * in.width, lanes,
-                        rows);
+            from_strips(in, outputs_[stage.index] + number_ * in.channels * in.height * in.width,
+                        program_.turned, lanes, rows);
         } else if (!idle(stage)) {
             const auto started = std::chrono::steady_clock::now();
             const View second = view(stage.reads[1].value, stage.reads[1].slot, thread);

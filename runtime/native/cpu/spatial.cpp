@@ -40,6 +40,23 @@ int64_t inside(int64_t at, int64_t size, Border border) {
 
 static_assert(sizeof(Column) <= kColumnFloats * sizeof(float));
 
+// Several rows at a time, which are beside each other in the image.
+void from_turned(const View& in, float* image, int lanes, Rows rows) {
+    constexpr int64_t most = 16;
+    const int64_t blocks = (rows.stop - rows.first + most - 1) / most * in.channels;
+    for (int64_t block = rows.begin(blocks); block < rows.end(blocks); ++block) {
+        const int64_t channel = block % in.channels, first = rows.first + block / in.channels * most;
+        const int64_t count = std::min(most, rows.stop - first);
+        const float* from[most];
+        for (int64_t i = 0; i < count; ++i) from[i] = row_of(in, channel, first + i);
+        for (int64_t x = 0; x < in.width; ++x) {
+            float* to = image + (channel * in.width + x) * in.height + first;
+            const int64_t at = place(in, x, lanes);
+            for (int64_t i = 0; i < count; ++i) to[i] = from[i][at];
+        }
+    }
+}
+
 }  // namespace
 
 Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners) {
@@ -57,11 +74,12 @@ Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners) {
 
 // Factors stretch a strip as they stretch the image, so that lanes stay lanes; where the output is part
 // of a concatenation that another layout was chosen for, pixels go one by one.
-void pixel_shuffle(const View& in, const View& out, int factor, int lanes, Rows rows) {
+void pixel_shuffle(const View& in, const View& out, int factor, bool turned, int lanes, Rows rows) {
+    const int64_t down = turned ? 1 : factor, across = turned ? factor : 1;  // from a channel's phase to the next
     rows.each(out.channels, [&](int64_t channel, int64_t y) {
         float* to = row_to(out, channel, y);
         for (int part = 0; part < factor; ++part) {
-            const int64_t source = (channel * factor + y % factor) * factor + part;
+            const int64_t source = channel * factor * factor + y % factor * down + part * across;
             const float* from = row_of(in, source, y / factor);
             if (out.strip != in.strip * factor) {
                 for (int64_t x = 0; x < in.width; ++x) to[place(out, x * factor + part, lanes)] = from[place(in, x, lanes)];
@@ -152,7 +170,15 @@ void max_pool(const View& in, const View& out, const int32_t* p, int lanes, Rows
     });
 }
 
-void to_strips(const float* image, const View& out, int lanes, Rows rows) {
+void to_strips(const float* image, const View& out, bool turned, int lanes, Rows rows) {
+    if (turned) {
+        rows.each(out.channels, [&](int64_t channel, int64_t y) {
+            const float* from = image + channel * out.height * out.width + y;
+            float* to = row_to(out, channel, y);
+            for (int64_t x = 0; x < out.width; ++x) to[place(out, x, lanes)] = from[x * out.height];
+        });
+        return;
+    }
     rows.each(out.channels, [&](int64_t channel, int64_t y) {
         const float* from = image + (channel * out.height + y) * out.width;
         float* to = row_to(out, channel, y);
@@ -164,7 +190,11 @@ void to_strips(const float* image, const View& out, int lanes, Rows rows) {
     });
 }
 
-void from_strips(const View& in, float* image, int lanes, Rows rows) {
+void from_strips(const View& in, float* image, bool turned, int lanes, Rows rows) {
+    if (turned) {
+        from_turned(in, image, lanes, rows);
+        return;
+    }
     rows.each(in.channels, [&](int64_t channel, int64_t y) {
         const float* from = row_of(in, channel, y);
         float* to = image + (channel * in.height + y) * in.width;

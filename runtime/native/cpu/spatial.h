@@ -11,7 +11,7 @@ namespace nmk {
 // thread's own: so many floats for each column of the output.
 constexpr int64_t kColumnFloats = 8;
 
-void pixel_shuffle(const View& in, const View& out, int factor, int lanes, Rows rows);
+void pixel_shuffle(const View& in, const View& out, int factor, bool turned, int lanes, Rows rows);
 void nearest(const View& in, const View& out, int factor, int lanes, Rows rows);
 void bilinear(const View& in, const View& out, bool align_corners, int lanes, Rows rows, float* scratch);
 void max_pool(const View& in, const View& out, const int32_t* params, int lanes, Rows rows);
@@ -28,9 +28,10 @@ struct Blend {
 
 Blend blend(int64_t at, int64_t in, int64_t out, bool align_corners);
 
-// An ordinary image [channels][height][width] to strips and back, likewise.
-void to_strips(const float* image, const View& out, int lanes, Rows rows);
-void from_strips(const View& in, float* image, int lanes, Rows rows);
+// An ordinary image [channels][height][width] to strips and back, likewise; turned: the image has the
+// view's columns for rows.
+void to_strips(const float* image, const View& out, bool turned, int lanes, Rows rows);
+void from_strips(const View& in, float* image, bool turned, int lanes, Rows rows);
 
 }  // namespace nmk
 

@@ -101,7 +101,7 @@ void compute_rows(const Step& step, Rows rows) {
         case Kind::pointwise:
             rows.each(step.output.channels, [&](int64_t channel, int64_t y) { pointwise_row(step, channel, y); });
             break;
-        case Kind::pixel_shuffle: pixel_shuffle(step.input, step.output, factor, lanes, rows); break;
+        case Kind::pixel_shuffle: pixel_shuffle(step.input, step.output, factor, record.params[1] != 0, lanes, rows); break;
         case Kind::nearest: nearest(step.input, step.output, factor, lanes, rows); break;
         case Kind::bilinear: bilinear(step.input, step.output, factor != 0, lanes, rows, step.scratch); break;
         case Kind::max_pool: max_pool(step.input, step.output, record.params, lanes, rows); break;

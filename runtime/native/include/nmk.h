@@ -17,7 +17,7 @@
 #endif
 
 /* Raised whenever a function here changes its meaning, its arguments, or goes away. */
-#define NMK_ABI_VERSION 6
+#define NMK_ABI_VERSION 7
 
 /* Bits of nmk_cpu_features(). A bit keeps its place for good. */
 #define NMK_AVX2 (UINT64_C(1) << 0)
@@ -86,7 +86,8 @@ NMK_API int nmk_program_counts(const nmk_program* program, uint32_t* inputs, uin
 NMK_API uint32_t nmk_program_levels(const nmk_program* program);
 
 /* How many columns of an image fill what its kernels compute at a time: a width takes about as long as
- * the next multiple of it.
+ * the next multiple of it. Where its rows would take less, a program of one input runs the image
+ * transposed, so that then it is the height that does; the first such run prepares the weights again.
  */
 NMK_API uint32_t nmk_program_full_width(const nmk_program* program);
 
