@@ -82,4 +82,8 @@ class Assembly:
         """Rounds into the target what lies inside the picture, leaving its padding out."""
         spot = self._target[top : top + len(values), left : left + values.shape[1]]
         kept = values[: spot.shape[0], : spot.shape[1]]
-        spot[...] = to_pixels(kept, self._manifest.value_range, self._target.dtype)
+        # A plane at a time, as the network gives them: all together took three times as long.
+        for channel in range(kept.shape[2]):
+            spot[..., channel] = to_pixels(
+                kept[..., channel], self._manifest.value_range, self._target.dtype
+            )

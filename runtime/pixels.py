@@ -62,7 +62,7 @@ def to_pixels(values: Tensor, value_range: float, dtype: np.dtype[Any]) -> Pictu
     largest = _LARGEST[dtype]
     scaled = values * np.float32(largest / value_range)
     if dtype.kind == "u":
-        np.floor(scaled + np.float32(0.5), out=scaled)
+        scaled += np.float32(0.5)  # what is no whole number is cut off below
     return np.clip(scaled, 0.0, largest, out=scaled).astype(dtype, copy=False)
 
 

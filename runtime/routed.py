@@ -95,7 +95,7 @@ class NativeRouted:
         A thread each for its share of the windows: they are small, and threads that share one wait
         for each other (24 of 64x64 took 12.6 ms so, 3.5 ms apart).
         """
-        if len(windows) < self.threads:
+        if self.threads == 1 or len(windows) < self.threads:
             return self._ask(windows, self.threads)
         with ThreadPoolExecutor(self.threads) as pool:
             shares = np.array_split(windows, self.threads)

@@ -101,6 +101,14 @@ bool continues(const Run& last, const Run& next, int lanes) {
            next.source == last.source + static_cast<ptrdiff_t>(last.count) * lanes;
 }
 
+// Whether a tile is its inputs as they stand: packing 64 channels takes an eighth of the time of 64 -> 64.
+bool reads_in_place(const ConvRun& run) {
+    const Conv& conv = *run.conv;
+    const bool one = conv.kernel_y == 1 && conv.kernel_x == 1 && conv.stride_y == 1 && conv.stride_x == 1;
+    const bool framed = conv.pad_top != 0 || conv.pad_bottom != 0 || conv.pad_left != 0 || conv.pad_right != 0;
+    return conv.method == Method::dense && one && !framed && run.input.strip * conv.shuffle == run.output.strip;
+}
+
 // What one thread needs besides images; pointers into `from`, which may be null to learn the size.
 struct Scratch {
     float *tile, *partial, *regrouped, *spots, *products;
@@ -175,7 +183,7 @@ void compute(const Kernels& kernels, const Conv& conv, const Scratch& parts, con
             kernels.conv_halves(job);
             break;
         case Method::dense:
-            kernels.pack(pack);
+            if (job.tile == parts.tile) kernels.pack(pack);
             kernels.conv_dense(job);
             break;
     }
@@ -237,6 +245,8 @@ void run_conv(const ConvRun& run, Rows rows, float* scratch) {
     job.epilogue = &run.epilogue, job.shuffle = conv.shuffle;
     job.output_channel = run.output.plane, job.residual_channel = run.residual.plane;
 
+    const bool in_place = reads_in_place(run);
+    if (in_place) job.tile_channel = run.input.plane;
     const int64_t first = rows.first / conv.shuffle, stop = rows.stop / conv.shuffle;
     const int64_t deep = (stop - first + conv.tile_rows - 1) / conv.tile_rows;
     for (int64_t at = 0; at < deep; ++at) {
@@ -248,6 +258,7 @@ void run_conv(const ConvRun& run, Rows rows, float* scratch) {
         for (int row = 0; row < job.rows * conv.shuffle; ++row) {
             job.output_rows[row] = run.output.row_at(y * conv.shuffle + row);
         }
+        if (in_place && job.rows > 1) job.row_step = run.input.row_at(y + 1) - run.input.row_at(y);
         // Rows that only further rows of output would need may not have been computed yet.
         const int64_t last = (y + job.rows - 1) * conv.stride_y + (conv.kernel_y - 1) * conv.dilation_y;
         const int64_t end = std::min(last - conv.pad_top + 1, run.input.height);
@@ -263,6 +274,7 @@ void run_conv(const ConvRun& run, Rows rows, float* scratch) {
             job.taps = part.taps.data(), job.counts = part.counts.data();
             job.input_blocks = part.input_blocks, job.weights = part.weights.get();
             pack.source = run.input.data + group * conv.inputs * run.input.plane;
+            pack.used = part.used.data(), pack.used_count = static_cast<int>(part.used.size());
             for (size_t tile = span.first; tile < span.stop; ++tile) {
                 const ColumnTile& columns = run.plan->tiles[tile];
                 pack.runs = columns.runs.data();
@@ -271,6 +283,7 @@ void run_conv(const ConvRun& run, Rows rows, float* scratch) {
                 Ahead ahead = look_ahead(run, part, y, span, pack.source, tile, parts.ahead_rows);
                 job.ahead = &ahead;
                 job.columns = columns.columns;
+                if (in_place) job.tile = pack.source + run.input.row_at(y) + offset;
                 job.output = run.output.data + offset * conv.shuffle;
                 job.residual = run.residual.data == nullptr ? nullptr : run.residual.data + offset;
                 compute(*run.kernels, conv, parts, part, pack, job);

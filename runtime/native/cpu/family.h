@@ -40,15 +40,16 @@ inline void pack_row(float* target, const float* row, const PackJob& job) {
 // Copies what a tile needs of all its input channels side by side: offsets into it do not depend on
 // the image's size, it is dense in L1 and L2, and padding, strides and strip edges end here.
 void pack(const PackJob& job) {
-    for (int channel = 0; channel < job.channels; ++channel) {
+    for (int i = 0; i < job.used_count; ++i) {
+        const int channel = job.used[i];
         const float* source = job.source + channel * job.source_channel;
         float* tile = job.tile + channel * job.tile_channel;
-        for (int i = 0; i < job.row_count; ++i) {
-            float* target = tile + job.tile_rows[i];
-            if (job.source_rows[i] < 0) {
+        for (int row = 0; row < job.row_count; ++row) {
+            float* target = tile + job.tile_rows[row];
+            if (job.source_rows[row] < 0) {
                 for (int at = 0; at < job.row_floats; at += L) store(target + at, Vec{});
             } else {
-                pack_row(target, source + job.source_rows[i], job);
+                pack_row(target, source + job.source_rows[row], job);
             }
         }
     }

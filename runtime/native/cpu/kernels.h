@@ -50,6 +50,8 @@ struct PackJob {
     const float* source;
     ptrdiff_t source_channel, tile_channel;  // floats between channels
     int channels;
+    const int* used;  // the channels that are packed (pack), each at its own place, `used_count` of them
+    int used_count;
     const Run* runs;
     int run_count;
     const ptrdiff_t* source_rows;  // floats from the channel's start; -1: a row of zeros
