@@ -30,6 +30,17 @@ class Area:
         """How many are run, overlap included."""
         return self.rows.window.size * self.columns.window.size
 
+    @property
+    def parts(self) -> tuple[tuple[Span, Span], ...]:
+        """Its cells' rows and columns, then those of what it overlaps: above, below and beside."""
+        rows, columns = self.rows, self.columns
+        above = Span(rows.window.start, rows.inner.start), columns.window
+        below = Span(rows.inner.stop, rows.window.stop), columns.window
+        left = rows.inner, Span(columns.window.start, columns.inner.start)
+        right = rows.inner, Span(columns.inner.stop, columns.window.stop)
+        overlapped = (part for part in (above, below, left, right) if part[0].size * part[1].size)
+        return (rows.inner, columns.inner), *overlapped
+
     def work(self, full_width: int) -> int:
         """What running it takes, in pixels: lines are computed up to a multiple of a full width.
 

@@ -142,11 +142,13 @@ class Router:
     def _blended(self, image: Tensor, areas: Sequence[Area]) -> Tensor:
         """The weighted sum of all areas: large ones on all threads, the rest a thread each.
 
-        They are summed in one order, so that any number of threads gives the same bits.
+        Cells are written, and what reaches beyond an area's own is added to the others' after it,
+        in one order, so that any number of threads gives the same bits.
         """
         scale, threads = self._manifest.scale, self._routed.threads
         _, channels, height, width = image.shape
-        canvas = np.zeros((1, channels, height * scale, width * scale), np.float32)
+        canvas = np.empty((1, channels, height * scale, width * scale), np.float32)
+        beyond = list[tuple[tuple[slice, ...], Tensor]]()
 
         def run(area: Area, count: int = 1) -> Tensor:
             part = image[:, :, area.rows.window.slice, area.columns.window.slice]
@@ -166,8 +168,14 @@ class Router:
                 yield from pool.map(run, ordered[large:])
 
         for area, output in zip(ordered, outputs(), strict=True):
-            rows, columns = (c.window.times(scale).slice for c in (area.rows, area.columns))
-            canvas[:, :, rows, columns] += output
+            inner, *strips = area.parts
+            spot, own = _spots(area, inner, scale)
+            canvas[spot] = output[own]
+            for strip in strips:
+                spot, own = _spots(area, strip, scale)
+                beyond.append((spot, output[own].copy()))
+        for spot, values in beyond:
+            canvas[spot] += values
         return canvas
 
     def _work(self, area: Area) -> float:
@@ -183,6 +191,17 @@ class Router:
                 if len(ends):
                     near = slice(ends[0], ends[-1] + 1)
                     lines[..., near] *= found[near]
+
+
+def _spots(
+    area: Area, part: tuple[Span, Span], scale: int
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a part of an area stands in the restored image, and where in the area's own."""
+    whole = slice(None)
+    at = [span.times(scale).slice for span in part]
+    corner = area.rows.window.start, area.columns.window.start
+    own = [span.moved(-start).times(scale).slice for span, start in zip(part, corner, strict=True)]
+    return (whole, whole, *at), (whole, whole, *own)
 
 
 def _windows(image: Tensor, rows: Sequence[Cut], columns: Sequence[Cut], tile: int) -> Tensor:

@@ -82,8 +82,6 @@ class World:
 
     def made(self, make: Callable[[], Made]) -> Made:
         """What rank 0 makes, with the threads of those that wait; told to all."""
-        if self.size == 1:
-            return make()
         made = None
         if self.rank == 0:
             with self.waited_for():

@@ -143,7 +143,7 @@ def test_a_run_that_was_cut_off_is_gone_on_with(place, capsys, monkeypatch):
     assert "data, plan or recipe" in capsys.readouterr().err
 
 
-def test_two_processes_train_levels_as_one_does(place):
+def test_two_processes_train_levels_as_one_does(place, monkeypatch):
     def trained():
         training = json.loads(Path("engine/receipt.json").read_text())["training"]
         points = training["curve"][1:]
@@ -151,6 +151,7 @@ def test_two_processes_train_levels_as_one_does(place):
         outputs = [load("engine", 1).at(level).run(tensor()) for level in range(3)]
         return training, values, outputs
 
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # pruned on so many threads, as by two processes
     small.main(place)
     _, *alone = trained()
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

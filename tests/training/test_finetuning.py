@@ -41,6 +41,7 @@ def place(tmp_path, monkeypatch):
 def test_two_processes_train_as_one(place):
     curves, outputs = [], []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["LOCAL_WORLD_SIZE"] = "2"  # pruned on so many threads, alone too
     script = str(ROOT / "tests/training/compile_here.py")
     alone = [sys.executable, script, "."]
     both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -80,7 +80,7 @@ bool Schedule::cut(int parts) {
     parts_ = parts;
     cuts_.assign(at(parts + 1), Part{});
     edges_.assign(stages_.size(), 0), held_.assign(stages_.size(), 1);
-    for (int part = 0; part <= parts; ++part) {
+    for (int part = 1; part < parts; ++part) {
         // By cost: the same fraction of every stage's rows is not the same share of the work.
         double low = 0.0, high = 1.0;
         for (int i = 0; i < kBisections; ++i) {
@@ -89,9 +89,8 @@ bool Schedule::cut(int parts) {
         }
         cuts_[at(part)].starts = split(high);
     }
-    for (size_t s = 0; s < stages_.size(); ++s) {
-        cuts_.front().starts[s] = 0, cuts_.back().starts[s] = stages_[s].rows;
-    }
+    cuts_.front().starts.assign(stages_.size(), 0);
+    for (const Work& stage : stages_) cuts_.back().starts.push_back(stage.rows);
     for (int part = 0; part < parts; ++part) {
         set_bands(part);
         if (!simulate(part)) return false;
