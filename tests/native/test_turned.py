@@ -101,6 +101,11 @@ def test_shuffles_in_the_store_are_turned(isa, factor):
     assert not all(agree(pair, size, 2) for size in TALL)
 
 
+def test_a_shuffle_across_groups_stays_upright(isa):
+    shape = ConvShape((3, 3), padding=(1, 1, 1, 1), groups=2)
+    assert agree(layer(noise(4, 8, 3, 3), shape, 2), (128, 18))
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_random_networks(isa, seed):
     """Every operation there is, in any order: pools, shuffles, what is computed in place."""

@@ -246,6 +246,7 @@ private:
         layers_.resize(program_.operations.size() + 1);
         layers_.back() = {static_cast<int>(in), static_cast<int>(out), std::move(weights), std::move(levels)};
         if (!program_.turned) return;
+        require(out / groups % (record.shuffle * record.shuffle) == 0, "a shuffle across groups");
         turn_layer(record, layers_.back());
         turn_channels(record, operation.values[kBias]);
     }
