@@ -40,7 +40,7 @@ from nmcompile.runtime import load, native
 from nmcompile.runtime.routing import Routes, default_window
 from nmcompile.tasks import Bytes, Floats, Task, as_channels, luma
 
-EFFORTS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
+EFFORTS = (0.05, 0.1, 0.15, 0.18, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75)
 WEIGHTS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)  # of time against squared error, for the best choice
 Ways = dict[str, Callable[..., Floats]]
 _SIDE = 256  # of one half of a mixed image, or what the images have
