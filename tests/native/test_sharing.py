@@ -80,9 +80,9 @@ def test_levels():
 def test_more_threads_take_hardly_more_memory(tmp_path):
     """With rings and edges of its own, each thread would take as much as one alone, and more.
 
-    For two bands are deeper: 1.43 times as much was measured with an L2 of 2 MiB.
+    So wide that bands are no deeper for two: 12 columns of tiles with 16 lanes.
     """
-    packed, image = _chain(8, 32), (4, 400, 2000)
+    packed, image = _chain(8, 32), (4, 400, 2304)
     alone, together = (peak(packed, tmp_path, image, threads) for threads in (1, 2))
     assert alone > 0
-    assert together < 1.6 * alone
+    assert together < 1.25 * alone

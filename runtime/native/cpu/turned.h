@@ -11,7 +11,8 @@
 
 namespace nmk {
 
-// A record with rows for columns; what it says of transposed images where `turned`, else itself.
+// A record with rows for columns; what it says of transposed images where `turned`, else itself. A pixel
+// shuffle, whose params[1] the bytes leave open, is told there.
 OperationRecord turned_record(OperationRecord record, bool turned);
 
 // A convolution's layer likewise, its bias and slopes; `record` is the turned one.
